@@ -1,0 +1,484 @@
+"""One simulated call: what the rendered dialplan does with it, step by step, with the AMI events of Asterisk 22.
+
+The order of events was compared with Asterisk 22.10 for: answered and hung up by the caller, by the target, by
+TIMEOUT(absolute) and by AMI Hangup; busy; no answer; cancelled by the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from math import inf, isinf
+from typing import TYPE_CHECKING, Final
+
+from asterisk_simulator.agi_client import AgiResult, agi_exchange
+from asterisk_simulator.behaviours import (
+    Answers,
+    AttemptOutcome,
+    Behaviour,
+    Busy,
+    CallerCancels,
+    CallOutcome,
+    CallSpec,
+    Congested,
+    EndedBy,
+    NoAnswer,
+    Unavailable,
+)
+from asterisk_simulator.channels import CAUSE_TEXTS, STATE_DOWN, STATE_RINGING, STATE_UP, Channel
+from capconduit.vocab import CAUSE_NORMAL, REJECTS, CcVariable, DialStatus, RejectCode, Verdict
+
+if TYPE_CHECKING:
+    from asterisk_simulator.world import World
+
+MAX_ATTEMPTS: Final = 100  # ours: a daemon that always says `dial` must not keep a simulated call for ever
+EXCHANGE_MAX_S: Final = 3_600.0  # behind the guard of the dialplan, which ends an exchange first
+HANGUP_BY_DIALPLAN: Final = "dialplan/builtin"  # CHANNEL(hangupsource) after Hangup() in the dialplan
+CAUSE_CANCELLED: Final = 127  # what chan_pjsip leaves on CANCEL
+CAUSE_BUSY: Final = 17
+CAUSE_CONGESTION: Final = 34
+CAUSE_ABSENT: Final = 20
+CAUSE_ELSEWHERE: Final = 26
+
+
+@dataclass(frozen=True)
+class Dialplan:
+    """What the rendered dialplan fixes."""
+
+    agi_host: str
+    agi_port: int
+    context: str
+    guard_s: float  # TIMEOUT(absolute) around each exchange
+    settle_timeout_s: float  # ours: Asterisk waits for ever in the handler
+
+
+@dataclass
+class _Leg:
+    """One dialled leg of a Dial."""
+
+    channel: Channel
+    dial: str
+    behaviour: Behaviour
+    ended: bool = False
+
+
+class Call:
+    """One call. `run()` takes it from the trunk to the end of its hangup handler."""
+
+    def __init__(self, world: World, spec: CallSpec) -> None:
+        self._world, self._spec, self._plan = world, spec, world.dialplan
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()  # the caller's channel is hung up, or its absolute timeout is over
+        self._stopped_by = ""  # "", "caller", "admin", "limit"
+        self._limit: asyncio.TimerHandle | None = None
+        self._variables: dict[str, str] = {}
+        self._dialstatus = self._source = ""
+        self._hangup_cause = 0
+        self._up_since = 0.0
+        self._legs: list[_Leg] = []
+        uniqueid = world.unique_id()
+        self._caller = Channel(
+            name=world.channel_name(spec.trunk),
+            uniqueid=uniqueid,
+            linkedid=uniqueid,
+            context=self._plan.context,
+            exten=spec.dnid,
+            caller_num=spec.ani,
+            caller_name=spec.caller_name,
+            created=self._loop.time(),
+        )
+        self._outcome = CallOutcome(uniqueid=uniqueid, spec=spec)
+
+    async def run(self) -> CallOutcome:
+        """The whole life of the call; the outcome as the simulated Asterisk saw it."""
+        self._world.appear(self._caller, self)
+        cancel = None
+        if self._spec.cancel_after_ms is not None:
+            cancel = self._loop.call_later(self._spec.cancel_after_ms / 1000, self._caller_goes, CAUSE_CANCELLED)
+        try:
+            await self._inbound()
+        finally:
+            self._set_limit(None)
+            if cancel is not None:
+                cancel.cancel()
+        if self._stopped_by == "caller":
+            self._end("caller", self._hangup_cause)
+        self._say("SoftHangupRequest", self._caller, ("Cause", str(CAUSE_NORMAL)))
+        await self._hangup_handler()
+        self._hangup_event(self._caller, self._outcome.cause)
+        return self._outcome
+
+    def vanish(self) -> None:
+        """Forget the channels without a word, as a killed Asterisk does; harmless after a normal end."""
+        self._set_limit(None)
+        for channel in [self._caller, *(leg.channel for leg in self._legs)]:
+            self._world.disappear(channel)
+
+    def admin_hangup(self, cause: int) -> None:
+        """AMI Hangup of any leg: the call ends with `cause` (0: normal)."""
+        self._hangup_cause = cause or CAUSE_NORMAL
+        self._halt("admin")
+
+    def limit_from_manager(self, channel: Channel, seconds: float) -> None:
+        """AMI AbsoluteTimeout; only the caller's channel carries a limit."""
+        if channel is self._caller and not self._stop.is_set():
+            self._set_limit(seconds)
+
+    # ----- the dialplan
+
+    async def _inbound(self) -> None:
+        spec, uniqueid = self._spec, self._caller.uniqueid
+        route = (uniqueid, uniqueid, spec.dnid, spec.ani, spec.caller_name, spec.trunk)
+        stir = (spec.attestation, spec.stir_verdict, spec.sip_call_id)
+        result = await self._exchange("route", *route, *stir)
+        self._outcome = replace(self._outcome, route_ms=result.elapsed_ms)
+        for _ in range(MAX_ATTEMPTS):
+            if self._stopped_by in {"caller", "admin"}:
+                return self._end_by_hangup()
+            verdict = self._variable(CcVariable.VERDICT)
+            self._outcome = replace(
+                self._outcome,
+                verdict=verdict,
+                call=self._variable(CcVariable.CALL),
+                reject_reason=self._variable(CcVariable.REASON) if verdict == Verdict.REJECT else "",
+            )
+            if verdict == Verdict.REJECT:
+                return self._reject(_number(self._variable(CcVariable.CAUSE)), _number(self._variable(CcVariable.SIP)))
+            if verdict != Verdict.DIAL:
+                return self._fall_back()
+            await self._dial()
+            if self._stopped_by or self._dialstatus == DialStatus.ANSWER:
+                return self._end_by_hangup()
+            await self._exchange(
+                "attempt",
+                uniqueid,
+                self._variable(CcVariable.ATTEMPT),
+                self._dialstatus,
+                str(self._hangup_cause),
+            )
+        return self._fall_back()
+
+    async def _exchange(self, script: str, *args: str) -> AgiResult:
+        """One AGI exchange under the guard; its variables are on the channel afterwards."""
+        self._variables.pop(CcVariable.VERDICT, None)
+        self._set_limit(self._plan.guard_s)
+        result = await agi_exchange(
+            self._plan.agi_host,
+            self._plan.agi_port,
+            script,
+            args,
+            self._environment(),
+            timeout_s=EXCHANGE_MAX_S,
+            hangup=self._stop,
+        )
+        self._set_limit(None)
+        self._variables.update(result.variables)
+        if self._stopped_by == "limit":
+            self._variables.pop(CcVariable.VERDICT, None)  # extension T runs the fallback, whatever came in the end
+        return result
+
+    def _reject(self, cause: int, sip: int) -> None:
+        self._source, self._hangup_cause = HANGUP_BY_DIALPLAN, cause
+        self._outcome = replace(self._outcome, cause=cause, sip=sip)
+
+    def _fall_back(self) -> None:
+        cause, sip, _ = REJECTS[RejectCode.ENGINE_TIMEOUT]
+        self._outcome = replace(self._outcome, fallback=True)
+        self._reject(cause, sip)
+
+    def _end_by_hangup(self) -> None:
+        """Dial returned because somebody hung up, or a limit ran out: no more dialplan."""
+        if self._stopped_by == "limit":
+            self._source = HANGUP_BY_DIALPLAN  # extension T hangs up
+            self._end("system", CAUSE_NORMAL)
+        elif self._stopped_by == "admin":
+            self._source = ""
+            self._end("system", self._hangup_cause)
+
+    async def _hangup_handler(self) -> None:
+        answered_ms = dialed_ms = ""
+        if self._up_since:
+            answered_ms = str(_ms(self._loop.time() - self._up_since))
+            dialed_ms = str(_ms(self._loop.time() - self._caller.created))
+        args = (
+            self._caller.uniqueid,
+            self._variable(CcVariable.ATTEMPT),
+            self._dialstatus,
+            answered_ms,
+            dialed_ms,
+            str(self._hangup_cause),
+            self._source,
+            self._plan.context,
+        )
+        result = await agi_exchange(
+            self._plan.agi_host,
+            self._plan.agi_port,
+            "settle",
+            args,
+            self._environment(),
+            timeout_s=self._plan.settle_timeout_s,
+        )
+        acknowledged = result.variables.get(CcVariable.ACK, "") != ""
+        if not acknowledged:
+            self._world.keep_settlement(self._caller.uniqueid, args)
+        self._outcome = replace(
+            self._outcome,
+            dialstatus=self._dialstatus,
+            settled_ack=acknowledged,
+            spooled=not acknowledged,
+            settle_ms=result.elapsed_ms,
+        )
+
+    # ----- Dial
+
+    async def _dial(self) -> None:
+        """Dial(CC_DIAL, CC_RING_S): rings every leg of the dial string; the first that answers gets the call."""
+        ring_s, funded_s = _number(self._variable(CcVariable.RING_S)), _number(self._variable(CcVariable.FUNDED_S))
+        ring_ms = ring_s * 1000 or inf  # Dial takes 0 as no limit
+        began = self._loop.time()
+        self._caller.application, self._caller.application_data = "Dial", self._variable(CcVariable.DIAL)
+        self._set_limit(ring_s + funded_s)
+        self._dialstatus, self._hangup_cause = "", 0
+        failed = self._begin_legs(self._variable(CcVariable.DIAL))
+        winner = None
+        for leg in sorted(self._ringing(), key=_acts_after_ms):
+            if _acts_after_ms(leg) >= ring_ms or await self._pause_until(began + _acts_after_ms(leg) / 1000):
+                break
+            if isinstance(leg.behaviour, CallerCancels):
+                self._caller_goes(CAUSE_CANCELLED)
+                break
+            if isinstance(leg.behaviour, Answers):
+                winner = leg
+                break
+            failed.append(self._leg_fails(leg))
+        if winner is None and self._ringing() and not self._stop.is_set():
+            await self._pause_until(began + ring_ms / 1000)
+        rang = self._loop.time() - began
+        talked = 0.0
+        if winner is None:
+            self._nobody_answered(failed)
+        else:
+            talked = await self._talk(winner, funded_s)
+        self._note_attempt(_ms(rang), _ms(talked))
+
+    def _begin_legs(self, dial: str) -> list[DialStatus]:
+        """Create the legs that can be created; what became of the others."""
+        failed: list[DialStatus] = []
+        for part in [text for text in dial.split("&") if text]:
+            behaviour = self._world.behaviour(part, self._variable(CcVariable.TARGET))
+            if isinstance(behaviour, Unavailable):
+                self._hangup_cause = CAUSE_ABSENT
+                failed.append(DialStatus.CHANUNAVAIL)
+                continue
+            _, _, rest = part.partition("/")
+            endpoint = rest.split("/")[0].split("@")[-1] or "target"
+            leg = _Leg(self._new_leg(endpoint), part, behaviour)
+            self._legs.append(leg)
+            self._world.appear(leg.channel, self)
+            self._say("DialBegin", self._caller, *leg.channel.fields("Dest"), ("DialString", rest))
+            leg.channel.state = STATE_RINGING
+        return failed or ([] if self._ringing() else [DialStatus.CHANUNAVAIL])
+
+    def _new_leg(self, endpoint: str) -> Channel:
+        return Channel(
+            name=self._world.channel_name(endpoint),
+            uniqueid=self._world.unique_id(),
+            linkedid=self._caller.uniqueid,
+            context="default",
+            exten="",
+            caller_num=self._spec.dnid,
+            caller_name="",
+            created=self._loop.time(),
+            state=STATE_DOWN,
+            connected_num=self._spec.ani,
+            application="AppDial",
+            application_data="(Outgoing Line)",
+        )
+
+    def _ringing(self) -> list[_Leg]:
+        return [leg for leg in self._legs if not leg.ended]
+
+    def _leg_fails(self, leg: _Leg) -> DialStatus:
+        busy = isinstance(leg.behaviour, Busy)
+        status, cause = (DialStatus.BUSY, CAUSE_BUSY) if busy else (DialStatus.CONGESTION, CAUSE_CONGESTION)
+        self._hangup_cause = cause
+        self._say("HangupRequest", leg.channel, ("Cause", str(cause)))
+        self._leg_ends(leg, status, cause)
+        return status
+
+    def _leg_ends(self, leg: _Leg, status: DialStatus, cause: int) -> None:
+        """The Dial of this leg ended without an answer."""
+        self._say("DialEnd", self._caller, *leg.channel.fields("Dest"), ("DialStatus", status.value))
+        self._leg_gone(leg, cause)
+
+    def _leg_gone(self, leg: _Leg, cause: int) -> None:
+        if not leg.ended:
+            leg.ended = True
+            self._hangup_event(leg.channel, cause)
+
+    def _nobody_answered(self, failed: list[DialStatus]) -> None:
+        ringing = self._ringing()
+        if self._stop.is_set():
+            self._dialstatus = DialStatus.CANCEL
+        elif ringing:
+            self._dialstatus, self._hangup_cause = DialStatus.NOANSWER, 0
+        else:
+            ranked = (DialStatus.BUSY, DialStatus.CONGESTION, DialStatus.CHANUNAVAIL)
+            self._dialstatus = next((status for status in ranked if status in failed), DialStatus.NOANSWER)
+        for leg in ringing:
+            cancelled = self._dialstatus == DialStatus.CANCEL
+            self._leg_ends(leg, DialStatus(self._dialstatus), CAUSE_CANCELLED if cancelled else 0)
+
+    async def _talk(self, leg: _Leg, funded_s: int) -> float:
+        """Bridge the caller and the leg until somebody or a limit ends it; how long they talked, in s."""
+        assert isinstance(leg.behaviour, Answers)
+        answered = self._loop.time()
+        self._dialstatus, self._hangup_cause = DialStatus.ANSWER, CAUSE_NORMAL
+        leg.channel.state = STATE_UP
+        self._say("DialEnd", self._caller, *leg.channel.fields("Dest"), ("DialStatus", DialStatus.ANSWER.value))
+        for other in self._ringing():
+            if other is not leg:
+                self._leg_ends(other, DialStatus.CANCEL, CAUSE_ELSEWHERE)
+        self._caller.state, self._up_since = STATE_UP, answered
+        self._set_limit(funded_s)
+        self._enter_bridge(leg)
+        ceiling_ms = _number(self._variable(CcVariable.CEILING_MS)) or leg.behaviour.talk_ms
+        over_at = answered + min(leg.behaviour.talk_ms, ceiling_ms) / 1000
+        stopped = await self._pause_until(over_at)
+        talked = self._loop.time() - answered
+        ceiling_cut = not stopped and ceiling_ms < leg.behaviour.talk_ms
+        cut = ceiling_cut or self._stopped_by == "limit"
+        self._outcome = replace(self._outcome, talk_ms=_ms(talked), cut_by_timeout=cut)
+        self._leave_bridge(leg, cut)
+        return talked
+
+    def _enter_bridge(self, leg: _Leg) -> None:
+        bridge = self._world.bridge_id()
+        for number, channel in enumerate((leg.channel, self._caller), 1):
+            channel.bridge_id = bridge
+            self._say("BridgeEnter", channel, bridge=(bridge, number))
+
+    def _leave_bridge(self, leg: _Leg, cut: bool) -> None:
+        """Who ended the talk decides who leaves first, and what CHANNEL(hangupsource) says."""
+        assert isinstance(leg.behaviour, Answers)
+        bridge = leg.channel.bridge_id
+        by_target = not cut and not self._stopped_by and leg.behaviour.hung_up_by == "target"
+        first, second = (leg.channel, self._caller) if by_target else (self._caller, leg.channel)
+        if not cut and self._stopped_by != "admin":
+            if self._stopped_by != "caller":  # otherwise the request was told when the caller went
+                self._say("HangupRequest", first, ("Cause", str(CAUSE_NORMAL)))
+            self._source = first.name
+            self._end("target" if by_target else "caller", CAUSE_NORMAL)
+        elif not self._stopped_by:
+            self._end("system", CAUSE_NORMAL)
+        self._say("BridgeLeave", first, bridge=(bridge, 1))
+        if by_target:
+            self._leg_gone(leg, CAUSE_NORMAL)
+        self._say("BridgeLeave", second, bridge=(bridge, 0))
+        first.bridge_id = second.bridge_id = ""
+        self._leg_gone(leg, CAUSE_NORMAL)
+
+    def _note_attempt(self, ring_ms: int, talk_ms: int) -> None:
+        attempt = AttemptOutcome(
+            attempt=self._variable(CcVariable.ATTEMPT),
+            target=self._variable(CcVariable.TARGET),
+            dial=self._variable(CcVariable.DIAL),
+            dialstatus=str(self._dialstatus),
+            hangup_cause=self._hangup_cause,
+            ring_ms=ring_ms,
+            talk_ms=talk_ms,
+        )
+        self._outcome = replace(self._outcome, attempts=(*self._outcome.attempts, attempt), target=attempt.target)
+
+    # ----- time and hangup
+
+    def _set_limit(self, seconds: float | None) -> None:
+        """TIMEOUT(absolute): counted from now; None or 0 takes it away."""
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        if seconds:
+            self._limit = self._loop.call_later(seconds, self._halt, "limit")
+
+    def _halt(self, by: str) -> None:
+        if not self._stopped_by or (self._stopped_by == "limit" and by != "limit"):
+            self._stopped_by = by
+        self._stop.set()
+
+    def _caller_goes(self, cause: int) -> None:
+        """The caller hangs up, in whatever state the call is."""
+        if self._stop.is_set():
+            return
+        up = self._caller.state == STATE_UP
+        self._hangup_cause = CAUSE_NORMAL if up else cause
+        self._source = self._caller.name
+        self._say("HangupRequest", self._caller, ("Cause", str(self._hangup_cause)))
+        self._halt("caller")
+
+    def _end(self, by: EndedBy, cause: int) -> None:
+        self._outcome = replace(self._outcome, ended_by=by, cause=cause)
+
+    async def _pause_until(self, when: float) -> bool:
+        """Let time pass until `when` (loop clock, s, or infinity); True when the call was stopped before."""
+        try:
+            async with asyncio.timeout_at(None if isinf(when) else when):
+                await self._stop.wait()
+        except TimeoutError:
+            return self._stop.is_set()
+        return True
+
+    # ----- words
+
+    def _variable(self, name: CcVariable) -> str:
+        return self._variables.get(name, "")
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "agi_channel": self._caller.name,
+            "agi_uniqueid": self._caller.uniqueid,
+            "agi_callerid": self._spec.ani or "unknown",
+            "agi_calleridname": self._spec.caller_name or "unknown",
+            "agi_dnid": self._spec.dnid or "unknown",
+            "agi_context": self._plan.context,
+            "agi_extension": self._spec.dnid,
+        }
+
+    def _say(
+        self, event: str, channel: Channel, *fields: tuple[str, str], bridge: tuple[str, int] | None = None
+    ) -> None:
+        head: list[tuple[str, str]] = []
+        if bridge is not None:
+            head = [
+                ("BridgeUniqueid", bridge[0]),
+                ("BridgeType", "basic"),
+                ("BridgeTechnology", "simple_bridge"),
+                ("BridgeCreator", "<unknown>"),
+                ("BridgeName", "<unknown>"),
+                ("BridgeNumChannels", str(bridge[1])),
+                ("BridgeVideoSourceMode", "none"),
+            ]
+        self._world.tell(event, [*head, *channel.fields(), *fields])
+
+    def _hangup_event(self, channel: Channel, cause: int) -> None:
+        self._say("Hangup", channel, ("Cause", str(cause)), ("Cause-txt", CAUSE_TEXTS.get(cause, "Unknown")))
+        self._world.disappear(channel)
+
+
+def _acts_after_ms(leg: _Leg) -> float:
+    """When this leg does something on its own, in ms after the Dial; infinity where it never does."""
+    match leg.behaviour:
+        case Answers(after_ms=after_ms) | Busy(after_ms=after_ms) | Congested(after_ms=after_ms):
+            return after_ms
+        case CallerCancels(after_ms=after_ms):
+            return after_ms
+        case NoAnswer() | Unavailable():
+            return inf
+
+
+def _number(text: str) -> int:
+    """A number as the dialplan reads it: nothing or rubbish is 0."""
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,168 @@
+"""The rows a decision stands on, and the changes it makes to them; plain data that a transaction loads and writes.
+
+A batch of decisions shares one Books: each decision reads what the ones before it took, so that the batch as a whole
+never promises a place or a micro twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from capconduit.domain.model import Account, Attempt, Call, Cdr, Counter, Event, Hold, LedgerEntry, Place, Tombstone
+from capconduit.vocab import HoldState, PlaceState
+
+CounterKey = tuple[str, int]  # cap id, start of the window (UTC ms)
+CallKey = tuple[str, str]  # node, uniqueid
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one decision does. Rows are whole new versions; `ended` are calls that leave the table of live calls."""
+
+    calls: list[Call] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    holds: list[Hold] = field(default_factory=list)
+    ledger: list[LedgerEntry] = field(default_factory=list)
+    cdrs: list[Cdr] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    tombstones: list[Tombstone] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Books:
+    """Locked rows of one transaction, kept true by `apply`; the store writes what is named dirty."""
+
+    accounts: dict[str, Account] = field(default_factory=dict)
+    counters: dict[CounterKey, Counter] = field(default_factory=dict)
+    calls: dict[str, Call] = field(default_factory=dict)
+    call_ids: dict[CallKey, str] = field(default_factory=dict)
+    attempts: dict[str, dict[int, Attempt]] = field(default_factory=dict)
+    places: dict[str, dict[tuple[int, str], Place]] = field(default_factory=dict)
+    holds: dict[str, Hold] = field(default_factory=dict)
+    settled: dict[CallKey, Cdr] = field(default_factory=dict)
+    buried: set[CallKey] = field(default_factory=set)
+
+    new_calls: set[str] = field(default_factory=set)
+    dirty_calls: set[str] = field(default_factory=set)
+    ended_calls: set[str] = field(default_factory=set)
+    dirty_accounts: set[str] = field(default_factory=set)
+    dirty_counters: set[CounterKey] = field(default_factory=set)
+    dirty_attempts: set[tuple[str, int]] = field(default_factory=set)
+    dirty_places: set[tuple[str, int, str]] = field(default_factory=set)
+    dirty_holds: set[str] = field(default_factory=set)
+    new_ledger: list[LedgerEntry] = field(default_factory=list)
+    new_cdrs: list[Cdr] = field(default_factory=list)
+    new_events: list[Event] = field(default_factory=list)
+    new_tombstones: list[Tombstone] = field(default_factory=list)
+
+    def account(self, seller_id: str) -> Account:
+        """The seller's account; a missing one is a bug of the caller, who must lock it first."""
+        return self.accounts[seller_id]
+
+    def counter(self, tenant_id: str, key: CounterKey) -> Counter:
+        """The counter of a cap's window; a window nobody used yet counts nothing."""
+        return self.counters.get(key) or Counter(
+            tenant_id=tenant_id, cap_id=key[0], window_start_ms=key[1], used=0, in_flight=0, base=0
+        )
+
+    def call_of(self, key: CallKey) -> Call | None:
+        """The live call of a channel."""
+        call_id = self.call_ids.get(key)
+        return self.calls.get(call_id) if call_id else None
+
+    def open_places(self, call_id: str) -> list[Place]:
+        """The places a call still occupies."""
+        return [p for p in self.places.get(call_id, {}).values() if p.state is not PlaceState.RELEASED]
+
+    def apply(self, changes: Changes) -> None:
+        """Take over the changes of one decision, with counters and accounts that follow from them."""
+        self._apply_calls(changes)
+        for attempt in changes.attempts:
+            self.attempts.setdefault(attempt.call_id, {})[attempt.number] = attempt
+            self.dirty_attempts.add((attempt.call_id, attempt.number))
+        for place in changes.places:
+            self._apply_place(place)
+        for hold in changes.holds:
+            self._apply_hold(hold)
+        for entry in changes.ledger:
+            account = self.accounts[entry.seller_id]
+            self._put_account(replace(account, balance_micros=account.balance_micros + entry.amount_micros))
+            self.new_ledger.append(entry)
+        for cdr in changes.cdrs:
+            self.settled[(cdr.node, cdr.uniqueid)] = cdr
+            self.new_cdrs.append(cdr)
+        for tombstone in changes.tombstones:
+            self.buried.add((tombstone.node, tombstone.uniqueid))
+            self.new_tombstones.append(tombstone)
+        self.new_events.extend(changes.events)
+
+    def _apply_calls(self, changes: Changes) -> None:
+        for call in changes.calls:
+            if call.id not in self.calls:
+                self.new_calls.add(call.id)
+                self.call_ids[(call.node, call.uniqueid)] = call.id
+            self.calls[call.id] = call
+            self.dirty_calls.add(call.id)
+        for call_id in changes.ended:
+            call = self.calls.pop(call_id)
+            del self.call_ids[(call.node, call.uniqueid)]
+            self.dirty_calls.discard(call_id)
+            if call_id in self.new_calls:
+                self.new_calls.remove(call_id)
+            else:
+                self.ended_calls.add(call_id)
+
+    def _apply_place(self, place: Place) -> None:
+        """A place that is released is released once: a second release changes nothing."""
+        own = self.places.setdefault(place.call_id, {})
+        before = own.get((place.attempt, place.cap_id))
+        if before is not None and before.state is PlaceState.RELEASED:
+            return
+        own[(place.attempt, place.cap_id)] = place
+        self.dirty_places.add((place.call_id, place.attempt, place.cap_id))
+        key = (place.cap_id, place.window_start_ms)
+        counter = self.counter(place.tenant_id, key)
+        in_flight = counter.in_flight - (before.amount if before else 0)
+        used = counter.used
+        if place.state is PlaceState.RELEASED:
+            used += place.counted
+        else:
+            in_flight += place.amount
+        if (used, in_flight) != (counter.used, counter.in_flight):
+            self.counters[key] = replace(counter, used=used, in_flight=in_flight)
+            self.dirty_counters.add(key)
+
+    def _apply_hold(self, hold: Hold) -> None:
+        before = self.holds.get(hold.call_id)
+        open_before = before.amount_micros if before and before.state is HoldState.OPEN else 0
+        open_after = hold.amount_micros if hold.state is HoldState.OPEN else 0
+        self.holds[hold.call_id] = hold
+        self.dirty_holds.add(hold.call_id)
+        account = self.accounts[hold.seller_id]
+        self._put_account(replace(account, held_micros=account.held_micros + open_after - open_before))
+
+    def _put_account(self, account: Account) -> None:
+        self.accounts[account.seller_id] = account
+        self.dirty_accounts.add(account.seller_id)
+
+
+def violations(books: Books, limits: Iterable[tuple[CounterKey, int, int]]) -> list[str]:
+    """The promises that do not hold in `books`; empty when all is well.
+
+    `limits` are (key, used + in_flight before, limit): a cap that was lowered below its use may stay above, never grow.
+    """
+    broken = [
+        f"account {a.seller_id}: available {a.available_micros}"
+        for a in books.accounts.values()
+        if a.available_micros < 0
+    ]
+    for key, before, limit in limits:
+        counter = books.counters.get(key)
+        if counter and counter.used + counter.in_flight > max(limit, before):
+            broken.append(f"cap {key[0]}: {counter.used} + {counter.in_flight} over {limit}")
+        if counter and (counter.in_flight < 0 or counter.used < 0):
+            broken.append(f"cap {key[0]}: negative count")
+    return broken

@@ -1,0 +1,144 @@
+"""What Asterisk asks and what we answer, as plain data: the requests and answers of a call's life."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from capconduit.vocab import DialStatus, RejectCode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteRequest:
+    """A call that arrived. Texts are as received, untrusted."""
+
+    node: str
+    boot_id: str
+    uniqueid: str
+    linkedid: str = ""
+    dnid: str
+    ani: str = ""
+    caller_name: str = ""
+    trunk: str = ""
+    attestation: str = ""
+    stir_verdict: str = ""
+    sip_call_id: str = ""
+    channel: str = ""
+    arrived_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReport:
+    """A Dial that ended without an answer; `attempt` is its number, `hangup_cause` Asterisk's HANGUPCAUSE."""
+
+    node: str
+    uniqueid: str
+    attempt: int
+    dialstatus: DialStatus | None
+    hangup_cause: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegTimes:
+    """What AMI saw of the target's leg (UTC ms); None for what it did not see."""
+
+    rang_ms: int | None = None
+    answered_ms: int | None = None
+    ended_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleReport:
+    """The end of a call, from the hangup handler, the spool, AMI or ourselves; `witness` names which.
+
+    `answered_for_ms` is the caller channel's ANSWEREDTIME_MS (None where unknown), used when AMI saw nothing.
+    `reject` overrides the reason of the end (an admission that came too late, say).
+    """
+
+    node: str
+    uniqueid: str
+    attempt: int = 0
+    dialstatus: DialStatus | None = None
+    answered_for_ms: int | None = None
+    hangup_cause: int = 0
+    hangup_source: str = ""
+    channel: str = ""
+    ended_ms: int | None = None
+    leg: LegTimes = LegTimes()
+    witness: str = "handler"
+    reject: RejectCode | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerReport:
+    """The target answered (from AMI)."""
+
+    node: str
+    uniqueid: str
+    leg: LegTimes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendRequest:
+    """More funding is wanted for a live call, which has talked for about `talked_s`."""
+
+    node: str
+    uniqueid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialAnswer:
+    """Dial this target. `ceiling_ms` is the hard limit of the talk; `funded_s` what the hold pays for."""
+
+    call_id: str
+    attempt: int
+    dial: str
+    ring_s: int
+    funded_s: int
+    ceiling_ms: int
+    target: str
+    options: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectAnswer:
+    """Do not connect. `reason` is the code with its refinement (`cap_reached:campaign:billable:day`)."""
+
+    call_id: str
+    code: RejectCode
+    reason: str
+    cause: int
+    sip: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleAnswer:
+    """The end is durable. `first` is False when it had been settled before; `disagreement` tells differing numbers."""
+
+    call_id: str | None
+    first: bool
+    disagreement: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendAnswer:
+    """The funding in force: seconds of talk from the answer. `extended` False: nothing more is to be had."""
+
+    call_id: str
+    answered_ms: int | None
+    funded_s: int
+    extended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredAnswer:
+    """The answer is recorded: what the meter needs to keep the call funded."""
+
+    call_id: str
+    channel: str
+    answered_ms: int
+    funded_s: int
+    ceiling_ms: int
+    slice_s: int
+
+
+RouteAnswer = DialAnswer | RejectAnswer

@@ -1,0 +1,48 @@
+"""A target's address as app_dial wants it, and the check that an address can be dialled safely."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from capconduit.domain.model import Target
+from capconduit.errors import UsageError
+from capconduit.vocab import TargetKind
+
+OUTBOUND_ENDPOINT: Final = "capconduit-out"  # the one endpoint that plain SIP URIs are dialled through
+
+# Nothing here has a meaning to the dialplan: no comma, ampersand, parenthesis, quote, dollar or blank.
+_HOST: Final = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.\-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?"
+_USER: Final = r"[A-Za-z0-9_+*#.\-]{1,64}"
+_FORMS: Final = {
+    TargetKind.PJSIP: (
+        re.compile(rf"^(?:sips?:{_USER}@{_HOST}(?:;transport=(?:udp|tcp|tls))?|(?:{_USER}@)?[A-Za-z0-9_.\-]{{1,64}})$"),
+        "sip:user@host:5060, number@endpoint or endpoint",
+    ),
+    TargetKind.IAX2: (
+        re.compile(rf"^[A-Za-z0-9_.\-]{{1,64}}(?::\d{{1,5}})?(?:/{_USER})?$"),
+        "peer/number or host/number",
+    ),
+    TargetKind.EXTENSION: (re.compile(rf"^{_USER}@[A-Za-z0-9_.\-]{{1,79}}$"), "extension@context"),
+}
+
+
+def check_address(kind: TargetKind, address: str) -> str:
+    """The address, if it has the form of its kind. Raises UsageError naming the form."""
+    pattern, form = _FORMS[kind]
+    if not pattern.match(address):
+        raise UsageError("address-invalid", f"{address!r} is no {kind} address", f"write it like {form}")
+    return address
+
+
+def dial_string(target: Target) -> str:
+    """What app_dial is given for `target` (Asterisk apps/app_dial.c: Technology/resource)."""
+    match target.kind:
+        case TargetKind.PJSIP if target.address.startswith(("sip:", "sips:")):
+            return f"PJSIP/{OUTBOUND_ENDPOINT}/{target.address}"
+        case TargetKind.PJSIP:
+            return f"PJSIP/{target.address}"
+        case TargetKind.IAX2:
+            return f"IAX2/{target.address}"
+        case TargetKind.EXTENSION:
+            return f"Local/{target.address}/n"

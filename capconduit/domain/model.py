@@ -1,0 +1,407 @@
+"""The nouns as plain, immutable data: one class for each table; a field is a column of the same name.
+
+Units are last in the name: `_ms` (instants in UTC milliseconds, or durations), `_s` (seconds), `_micros` (money).
+Every entity has a public id (ULID) and belongs to a tenant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from capconduit.vocab import (
+    CallState,
+    CampaignStatus,
+    CapMetric,
+    CapScope,
+    DialStatus,
+    DidStatus,
+    EventKind,
+    HoldState,
+    HungUpBy,
+    LedgerKind,
+    PlaceState,
+    Status,
+    Strategy,
+    TargetKind,
+    TrunkKind,
+    UserRole,
+    WindowKind,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """Whom an estate belongs to; an installation begins with one, `default`."""
+
+    id: str
+    name: str
+    created_ms: int
+    updated_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entity:
+    """What every named thing of an estate has."""
+
+    id: str
+    tenant_id: str
+    created_ms: int
+    updated_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User(Entity):
+    """A person or business that signs in."""
+
+    name: str
+    role: UserRole
+    status: Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seller(Entity):
+    """The business side of a seller; its money stands in Account."""
+
+    name: str
+    currency: str
+    timezone: str
+    status: Status
+    low_balance_micros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A seller's prepaid money: `held_micros` is the sum of its open holds, `balance_micros` that of its ledger."""
+
+    seller_id: str
+    tenant_id: str
+    balance_micros: int
+    held_micros: int
+    credit_limit_micros: int
+
+    @property
+    def available_micros(self) -> int:
+        """What may still be reserved or withdrawn; never negative."""
+        return self.balance_micros + self.credit_limit_micros - self.held_micros
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trunk(Entity):
+    """A carrier: who may send us calls. `hosts` and `codecs` are comma separated."""
+
+    name: str
+    kind: TrunkKind
+    hosts: str
+    port: int
+    codecs: str
+    region: str
+    auth_username: str
+    auth_secret_ref: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate(Entity):
+    """What a seller pays: connect fee + per-minute price, billed in increments of `first_s` then `step_s`."""
+
+    name: str
+    currency: str
+    connect_fee_micros: int
+    per_minute_micros: int
+    first_s: int
+    step_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign(Entity):
+    """A seller's stream of calls."""
+
+    name: str
+    seller_id: str
+    rate_id: str
+    status: CampaignStatus
+    strategy: Strategy
+    billable_threshold_ms: int
+    max_attempts: int
+    ring_budget_ms: int
+    max_duration_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Did(Entity):
+    """A number calls arrive on, E.164."""
+
+    number: str
+    trunk_id: str | None
+    seller_id: str | None
+    campaign_id: str | None
+    status: DidStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target(Entity):
+    """Where a call can be forwarded."""
+
+    name: str
+    kind: TargetKind
+    address: str
+    ring_ms: int
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule(Entity):
+    """Links a campaign to a target. Lower priority numbers come first."""
+
+    campaign_id: str
+    target_id: str
+    priority: int
+    weight: int
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cap(Entity):
+    """A limit: (scope, metric, window, limit). `scope_id` is the limited entity's id, or the tenant's for `system`."""
+
+    scope: CapScope
+    scope_id: str
+    metric: CapMetric
+    window_kind: WindowKind
+    limit_value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """An operator's value of a system setting; the settings that exist stand in domain/settings.py."""
+
+    tenant_id: str
+    name: str
+    value: str
+    updated_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter:
+    """What a cap has used in one window. used = base + counted places; in_flight = places not released."""
+
+    tenant_id: str
+    cap_id: str
+    window_start_ms: int
+    used: int
+    in_flight: int
+    base: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A live call: admitted and not yet settled. When it is settled it becomes a Cdr and leaves this table."""
+
+    id: str
+    tenant_id: str
+    node: str
+    boot_id: str
+    uniqueid: str
+    linkedid: str
+    sip_call_id: str
+    channel: str
+    state: CallState
+    dnid: str
+    ani: str
+    ani_e164: str
+    caller_name: str
+    trunk: str
+    attestation: str
+    stir_verdict: str
+    did_id: str
+    did_number: str
+    seller_id: str
+    campaign_id: str
+    rate_id: str
+    currency: str
+    connect_fee_micros: int
+    per_minute_micros: int
+    first_s: int
+    step_s: int
+    billable_threshold_ms: int
+    strategy: Strategy
+    attempt: int
+    funded_s: int
+    arrived_ms: int
+    decided_ms: int
+    answered_ms: int | None
+    lease_until_ms: int
+    reject_reason: str
+    trace: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One Dial of one target within a call; `number` counts from 1."""
+
+    call_id: str
+    number: int
+    tenant_id: str
+    target_id: str
+    target_name: str
+    rule_id: str
+    dial: str
+    ring_s: int
+    started_ms: int
+    rang_ms: int | None
+    answered_ms: int | None
+    ended_ms: int | None
+    dialstatus: DialStatus | None
+    hangup_cause: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A call's place (slot) in one window of one cap. `attempt` is 0 for places of the whole call."""
+
+    call_id: str
+    attempt: int
+    cap_id: str
+    tenant_id: str
+    window_start_ms: int
+    amount: int
+    state: PlaceState
+    counted: int
+    reason: str
+    node: str
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Money reserved for a live call; one for each call."""
+
+    call_id: str
+    tenant_id: str
+    seller_id: str
+    amount_micros: int
+    state: HoldState
+    opened_ms: int
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry:
+    """Money moved; append only. The sum of an account's rows is its balance."""
+
+    id: str
+    tenant_id: str
+    seller_id: str
+    amount_micros: int
+    kind: LedgerKind
+    idempotency_key: str
+    actor: str
+    reason: str
+    call_id: str | None
+    corrects_id: str | None
+    balance_after_micros: int
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cdr:
+    """The settled record of a call, rejected calls included."""
+
+    call_id: str
+    tenant_id: str
+    schema_version: int
+    node: str
+    boot_id: str
+    uniqueid: str
+    linkedid: str
+    sip_call_id: str
+    did: str
+    did_id: str | None
+    caller: str
+    caller_e164: str
+    caller_name: str
+    trunk: str
+    attestation: str
+    stir_verdict: str
+    seller_id: str | None
+    seller: str
+    campaign_id: str | None
+    campaign: str
+    rule_id: str | None
+    target_id: str | None
+    target: str
+    strategy: str
+    attempts: int
+    arrived_ms: int
+    decided_ms: int
+    first_ring_ms: int | None
+    answered_ms: int | None
+    ended_ms: int
+    decision_ms: int
+    ring_ms: int
+    talk_ms: int
+    billed_seconds: int
+    dialstatus: str
+    hangup_cause: int
+    sip_code: int
+    hung_up_by: HungUpBy
+    reject_code: str
+    reject_reason: str
+    witness: str
+    currency: str
+    connect_fee_micros: int
+    per_minute_micros: int
+    first_s: int
+    step_s: int
+    billable_threshold_ms: int
+    billable: bool
+    amount_micros: int
+    written_off_micros: int
+    balance_after_micros: int | None
+    trace: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Anything that happened; append only. `data` is JSON."""
+
+    id: str
+    tenant_id: str
+    at_ms: int
+    kind: EventKind
+    subject: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Who changed what, from what to what. `before` and `after` are JSON."""
+
+    id: str
+    tenant_id: str
+    at_ms: int
+    actor: str
+    action: str
+    subject: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A daemon and the Asterisk beside it, as last seen."""
+
+    name: str
+    boot_id: str
+    started_ms: int
+    seen_ms: int
+    asterisk_started_ms: int | None
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tombstone:
+    """A call whose end was told before its beginning: a late route of it takes nothing."""
+
+    node: str
+    uniqueid: str
+    created_ms: int

@@ -1,0 +1,47 @@
+"""The system settings: name, default, what it does. An operator's values come from the database and are parsed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, get_type_hints
+
+from capconduit.domain.model import Setting
+
+
+def _setting(default: Any, description: str) -> Any:
+    return field(default=default, metadata={"description": description})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The values in force for a tenant. Durations are in seconds where the name says `_s`."""
+
+    timezone: str = _setting("UTC", "time zone of caps on the system, trunks and targets (IANA name)")
+    default_region: str = _setting("US", "region of numbers that come without a country code (ISO 3166)")
+    funding_slice_s: int = _setting(60, "seconds of talk that are reserved at a time from the seller's balance")
+    default_max_attempts: int = _setting(5, "targets tried for one call, where the campaign says nothing else")
+    anonymous_callers: str = _setting("allow", "callers without a number: allow or reject")
+    invalid_callers: str = _setting("allow", "callers whose number is no telephone number: allow or reject")
+    balance_sip_code: int = _setting(403, "SIP code of calls rejected for want of money: 403 or 402")
+    lease_held_s: int = _setting(30, "how long an admitted call may stay without a Dial before it counts as lost")
+    lease_dial_extra_s: int = _setting(15, "added to the ring time: how long a dialing call lives without news")
+    lease_up_s: int = _setting(120, "how long an answered call lives without news")
+
+
+def setting_descriptions() -> dict[str, tuple[str, object, str]]:
+    """name → (type, default, description), for help and man pages."""
+    hints = get_type_hints(Settings)
+    return {f.name: (hints[f.name].__name__, f.default, f.metadata["description"]) for f in fields(Settings)}
+
+
+def settings_of(rows: Iterable[Setting]) -> Settings:
+    """The settings in force given the operator's rows; unknown names are ignored (an older program reads a newer base).
+
+    Raises ValueError for an integer setting that is none: rows are validated before they are stored.
+    """
+    hints = get_type_hints(Settings)
+    known: dict[str, Any] = {
+        row.name: int(row.value) if hints[row.name] is int else row.value for row in rows if row.name in hints
+    }
+    return Settings(**known)

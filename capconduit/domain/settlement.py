@@ -1,0 +1,289 @@
+"""The end of a call: what it cost, what stays used, and its record. Idempotent by the channel's uniqueid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from capconduit.domain.admission import CDR_SCHEMA_VERSION, Ids, event, release
+from capconduit.domain.attempts import real_cause, sip_of_cause
+from capconduit.domain.books import Books, Changes
+from capconduit.domain.calls import SettleAnswer, SettleReport
+from capconduit.domain.estate import Estate
+from capconduit.domain.metering import call_tariff
+from capconduit.domain.model import Attempt, Call, Cdr, Event, LedgerEntry, Place, Tombstone
+from capconduit.domain.rating import Charge, charge
+from capconduit.vocab import (
+    CAUSE_NORMAL,
+    CapMetric,
+    DialStatus,
+    EventKind,
+    HoldState,
+    HungUpBy,
+    LedgerKind,
+    RejectCode,
+)
+
+# Two witnesses of one call may differ by rounding and signalling; more than this is told as a disagreement.
+TALK_TOLERANCE_MS = 2_000
+# A call that our own limit ended is measured a few milliseconds beyond what was funded; it is not billed for them.
+CUT_TOLERANCE_MS = 250
+SIP_OK, SIP_CANCELLED = 200, 487
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the call came to: whether and how long the target talked."""
+
+    answered: bool
+    answered_ms: int | None
+    ended_ms: int
+    talk_ms: int
+    dialstatus: DialStatus | None
+
+
+def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids: Ids) -> tuple[SettleAnswer, Changes]:
+    """Post the price, void the rest of the hold, turn places into used or free, write the CDR: all or nothing.
+
+    A call that is settled already stays as it is. A call that nobody knows gets a tombstone, so that its route, should
+    it come later, takes nothing.
+    """
+    key = (report.node, report.uniqueid)
+    call = books.call_of(key)
+    if call is None:
+        return _settled_before(report, books, now_ms, ids)
+    outcome = outcome_of(report, call, now_ms)
+    attempt = _last_attempt(report, books.attempts[call.id][call.attempt], outcome)
+    price = charge(call_tariff(call), talk_within_funding(outcome, call)) if outcome.answered else Charge(False, 0, 0)
+    hold, account = books.holds[call.id], books.account(call.seller_id)
+    amount = min(price.price_micros, hold.amount_micros + account.available_micros)
+    balance_after = account.balance_micros - amount
+    cdr = _cdr(report, call, attempt, books, estate, outcome, price, amount, balance_after)
+    changes = Changes(
+        ended=[call.id],
+        attempts=[attempt],
+        places=_settled_places(call, books, estate, outcome, price, report),
+        holds=[replace(hold, state=HoldState.POSTED if amount else HoldState.VOID)],
+        cdrs=[cdr],
+        events=[_ended_event(cdr, now_ms, ids)],
+    )
+    if amount:
+        changes.ledger.append(_ledger_entry(call, cdr, amount, balance_after, now_ms, ids))
+        changes.events.append(
+            event(
+                ids, call.tenant_id, now_ms, EventKind.BALANCE_CHANGED, call.seller_id,
+                amount_micros=-amount, balance_micros=balance_after, call=call.id,
+            )
+        )  # fmt: skip
+    return SettleAnswer(call_id=call.id, first=True), changes
+
+
+def outcome_of(report: SettleReport, call: Call, now_ms: int) -> Outcome:
+    """What happened, by the best witness: AMI's times of the target's leg, else the caller channel's answered time."""
+    ended_ms = report.leg.ended_ms or report.ended_ms or now_ms
+    answered_ms = report.leg.answered_ms or call.answered_ms
+    if answered_ms is not None:
+        ended_ms = max(ended_ms, answered_ms)
+        return Outcome(True, answered_ms, ended_ms, ended_ms - answered_ms, DialStatus.ANSWER)
+    if report.dialstatus is DialStatus.ANSWER:
+        talk_ms = max(report.answered_for_ms or 0, 0)
+        return Outcome(True, ended_ms - talk_ms, ended_ms, talk_ms, DialStatus.ANSWER)
+    return Outcome(False, None, ended_ms, 0, report.dialstatus)
+
+
+def talk_within_funding(outcome: Outcome, call: Call) -> int:
+    """The talk time that is priced: a cut at the funded limit lands a few ms late, which starts no new increment."""
+    funded_ms = call.funded_s * 1_000
+    if funded_ms < outcome.talk_ms <= funded_ms + CUT_TOLERANCE_MS:
+        return funded_ms
+    return outcome.talk_ms
+
+
+def counted_by(metric: CapMetric, *, dialled: bool, answered: bool, billable: bool) -> int:
+    """How much of a place stays used at the end of what held it."""
+    match metric:
+        case CapMetric.ATTEMPTS:
+            return int(dialled)
+        case CapMetric.CONNECTED:
+            return int(answered)
+        case CapMetric.BILLABLE:
+            return int(billable)
+        case _:
+            return 0
+
+
+def hung_up_by(report: SettleReport, call: Call, outcome: Outcome) -> HungUpBy:
+    """Who ended it, from CHANNEL(hangupsource): the caller's channel, another channel, or none (dialplan, limits)."""
+    source = report.hangup_source
+    if source and source == (report.channel or call.channel):
+        return HungUpBy.CALLER
+    if report.dialstatus is DialStatus.CANCEL and not outcome.answered:
+        return HungUpBy.CALLER
+    if outcome.answered and "/" in source and not source.startswith("dialplan/"):
+        return HungUpBy.TARGET
+    return HungUpBy.SYSTEM
+
+
+def _settled_before(report: SettleReport, books: Books, now_ms: int, ids: Ids) -> tuple[SettleAnswer, Changes]:
+    key = (report.node, report.uniqueid)
+    cdr = books.settled.get(key)
+    if cdr is None:
+        if key in books.buried:
+            return SettleAnswer(call_id=None, first=False), Changes()
+        buried = Tombstone(node=report.node, uniqueid=report.uniqueid, created_ms=now_ms)
+        return SettleAnswer(call_id=None, first=True), Changes(tombstones=[buried])
+    difference = _disagreement(report, cdr)
+    changes = Changes()
+    if difference:
+        changes.events.append(
+            event(
+                ids, cdr.tenant_id, now_ms, EventKind.SETTLEMENT_DISAGREED, cdr.call_id,
+                witness=report.witness, settled_by=cdr.witness, difference=difference,
+            )
+        )  # fmt: skip
+    return SettleAnswer(call_id=cdr.call_id, first=False, disagreement=difference), changes
+
+
+def _disagreement(report: SettleReport, cdr: Cdr) -> str:
+    """In which numbers a second report differs from what was settled; empty where it does not."""
+    told_ms = report.answered_for_ms
+    if report.leg.answered_ms is not None and report.leg.ended_ms is not None:
+        told_ms = report.leg.ended_ms - report.leg.answered_ms
+    answered = report.dialstatus is DialStatus.ANSWER
+    if answered != (cdr.answered_ms is not None) and report.dialstatus is not None:
+        return f"answered={answered} against {not answered}"
+    if answered and told_ms is not None and abs(told_ms - cdr.talk_ms) > TALK_TOLERANCE_MS:
+        return f"talk_ms={told_ms} against {cdr.talk_ms}"
+    return ""
+
+
+def _last_attempt(report: SettleReport, attempt: Attempt, outcome: Outcome) -> Attempt:
+    """The current attempt as the call's end leaves it; one that had ended before keeps its end."""
+    if attempt.ended_ms is not None:
+        return attempt
+    return replace(
+        attempt,
+        rang_ms=report.leg.rang_ms or attempt.rang_ms,
+        answered_ms=outcome.answered_ms,
+        ended_ms=outcome.ended_ms,
+        dialstatus=outcome.dialstatus,
+        hangup_cause=_final_cause(report, outcome),
+    )
+
+
+def _final_cause(report: SettleReport, outcome: Outcome) -> int:
+    if outcome.answered:
+        return report.hangup_cause or CAUSE_NORMAL
+    return real_cause(report.hangup_cause)
+
+
+def _settled_places(
+    call: Call, books: Books, estate: Estate, outcome: Outcome, price: Charge, report: SettleReport
+) -> list[Place]:
+    dialled = report.reject is not RejectCode.ENGINE_TIMEOUT
+
+    def counted(place: Place) -> int:
+        zoned = estate.caps.get(place.cap_id)
+        if zoned is None:
+            return 0
+        return counted_by(zoned.cap.metric, dialled=dialled, answered=outcome.answered, billable=price.billable)
+
+    return release(books.open_places(call.id), "settled", counted)
+
+
+def _ended_event(cdr: Cdr, now_ms: int, ids: Ids) -> Event:
+    return event(
+        ids, cdr.tenant_id, now_ms, EventKind.CALL_ENDED, cdr.call_id,
+        dialstatus=cdr.dialstatus, target=cdr.target, talk_ms=cdr.talk_ms, amount_micros=cdr.amount_micros,
+        written_off_micros=cdr.written_off_micros, hung_up_by=cdr.hung_up_by, reason=cdr.reject_reason,
+    )  # fmt: skip
+
+
+def _ledger_entry(call: Call, cdr: Cdr, amount: int, balance_after: int, now_ms: int, ids: Ids) -> LedgerEntry:
+    return LedgerEntry(
+        id=ids(),
+        tenant_id=call.tenant_id,
+        seller_id=call.seller_id,
+        amount_micros=-amount,
+        kind=LedgerKind.CALL,
+        idempotency_key=f"call:{call.id}",
+        actor="settlement",
+        reason=f"{cdr.billed_seconds}s to {cdr.target}",
+        call_id=call.id,
+        corrects_id=None,
+        balance_after_micros=balance_after,
+        created_ms=now_ms,
+    )
+
+
+def _cdr(
+    report: SettleReport,
+    call: Call,
+    last: Attempt,
+    books: Books,
+    estate: Estate,
+    outcome: Outcome,
+    price: Charge,
+    amount: int,
+    balance_after: int,
+) -> Cdr:
+    cause = _final_cause(report, outcome)
+    rejected = "" if outcome.answered else (report.reject or call.reject_reason)
+    cancelled = outcome.dialstatus is DialStatus.CANCEL
+    rings = [a.rang_ms or a.started_ms for a in books.attempts[call.id].values()]
+    first_ring_ms = min(rings) if report.reject is None else None
+    ring_end_ms = outcome.answered_ms or outcome.ended_ms
+    seller, campaign = estate.sellers.get(call.seller_id), estate.campaigns.get(call.campaign_id)
+    return Cdr(
+        call_id=call.id,
+        tenant_id=call.tenant_id,
+        schema_version=CDR_SCHEMA_VERSION,
+        node=call.node,
+        boot_id=call.boot_id,
+        uniqueid=call.uniqueid,
+        linkedid=call.linkedid,
+        sip_call_id=call.sip_call_id,
+        did=call.did_number,
+        did_id=call.did_id,
+        caller=call.ani,
+        caller_e164=call.ani_e164,
+        caller_name=call.caller_name,
+        trunk=call.trunk,
+        attestation=call.attestation,
+        stir_verdict=call.stir_verdict,
+        seller_id=call.seller_id,
+        seller=seller.name if seller else "",
+        campaign_id=call.campaign_id,
+        campaign=campaign.name if campaign else "",
+        rule_id=last.rule_id,
+        target_id=last.target_id,
+        target=last.target_name,
+        strategy=call.strategy,
+        attempts=call.attempt,
+        arrived_ms=call.arrived_ms,
+        decided_ms=call.decided_ms,
+        first_ring_ms=first_ring_ms,
+        answered_ms=outcome.answered_ms,
+        ended_ms=outcome.ended_ms,
+        decision_ms=max(call.decided_ms - call.arrived_ms, 0),
+        ring_ms=max(ring_end_ms - first_ring_ms, 0) if first_ring_ms is not None else 0,
+        talk_ms=outcome.talk_ms,
+        billed_seconds=price.billed_seconds,
+        dialstatus=outcome.dialstatus or "",
+        hangup_cause=cause,
+        sip_code=SIP_OK if outcome.answered else SIP_CANCELLED if cancelled else sip_of_cause(cause),
+        hung_up_by=hung_up_by(report, call, outcome),
+        reject_code=rejected.split(":")[0],
+        reject_reason=rejected,
+        witness=report.witness if report.leg.answered_ms is None else f"{report.witness}+ami",
+        currency=call.currency,
+        connect_fee_micros=call.connect_fee_micros,
+        per_minute_micros=call.per_minute_micros,
+        first_s=call.first_s,
+        step_s=call.step_s,
+        billable_threshold_ms=call.billable_threshold_ms,
+        billable=price.billable,
+        amount_micros=amount,
+        written_off_micros=price.price_micros - amount,
+        balance_after_micros=balance_after,
+        trace=call.trace,
+    )

@@ -1,0 +1,19 @@
+"""Public ids: ULIDs, sortable by the instant they were made (https://github.com/ulid/spec)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+ULID_LENGTH: Final = 26
+
+
+def ulid(now_ms: int, randomness: int) -> str:
+    """A ULID of `now_ms` (48 bits) and 80 bits of `randomness`; both come from the caller."""
+    value = ((now_ms & ((1 << 48) - 1)) << 80) | (randomness & ((1 << 80) - 1))
+    return "".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def is_ulid(text: str) -> bool:
+    """Whether `text` has the form of a ULID."""
+    return len(text) == ULID_LENGTH and all(c in _CROCKFORD for c in text)

@@ -1,0 +1,161 @@
+"""The complete input of every template: typed, frozen, no dictionaries. What is not here cannot be rendered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from capconduit.vocab import TrunkKind
+
+# Names that the dialplan, the daemon and an operator's own files share. They are part of the contract in docs/dialplan.md.
+INBOUND_CONTEXT: Final = "capconduit-inbound"  # trunks deliver calls here
+NO_CONTEXT: Final = "capconduit-none"  # does not exist: who has no business here reaches no extension
+ANSWERED_CONTEXT: Final = "capconduit-answered"  # runs on the target's leg when it answers
+SETTLE_CONTEXT: Final = "capconduit-settle"  # the hangup handler
+REJECT_HOOK_CONTEXT: Final = "capconduit-on-reject"  # the operator's, by reject reason
+OUTBOUND_ENDPOINT: Final = "capconduit-out"  # PJSIP endpoint for targets given as a SIP URI: PJSIP/capconduit-out/sip:…
+CDR_FILE: Final = "capconduit.csv"  # in Asterisk's cdr-custom directory: the second witness
+CDR_FIELDS: Final = (
+    "uniqueid", "linkedid", "channel", "dstchannel", "start", "answer", "end",
+    "duration_s", "billsec_s", "disposition", "src", "dst",
+)  # fmt: skip
+
+# A settlement that nobody acknowledged: DB(capconduit/unsettled/<uniqueid>) = the fields joined by `|`.
+# `ended` is a Unix time with milliseconds ("1767225600.123"); numbers may be empty where Asterisk set none.
+SPOOL_FAMILY: Final = "capconduit/unsettled"
+SPOOL_SEPARATOR: Final = "|"
+SPOOL_FIELDS: Final = (
+    "call", "attempt", "dialstatus", "answered_ms", "dialed_ms", "cause", "hangup_source", "context", "ended",
+)  # fmt: skip
+
+# Least privilege of the daemon's AMI user (main/manager.c, main/db.c): `call` moves AbsoluteTimeout and hangs up,
+# `reporting` reads CoreShowChannels, CoreStatus and DBGetTree; reading `system` brings FullyBooted and Shutdown.
+AMI_READ: Final = ("system", "call")
+AMI_WRITE: Final = ("call", "reporting")
+AMI_EVENTS: Final = (
+    "FullyBooted", "Shutdown", "Newchannel", "DialBegin", "DialEnd", "BridgeEnter", "BridgeLeave", "Hangup",
+)  # fmt: skip
+
+
+class DialplanVariable(StrEnum):
+    """Channel variables of the dialplan's own; the daemon never sets them (its own are `vocab.CcVariable`)."""
+
+    DNID = "CC_DNID"
+    ANI = "CC_ANI"
+    TRUNK = "CC_TRUNK"
+    SIP_CALL_ID = "CC_SIP_CALL_ID"
+    ATTESTATION = "CC_ATTESTATION"
+    VERSTAT = "CC_VERSTAT"
+    STAGE = "CC_STAGE"
+    ROUND = "CC_ROUND"
+    LIMIT_MS = "CC_LIMIT_MS"
+    ODD = "CC_ODD"
+    FROZEN = "CC_FROZEN"
+    QUIET_UNTIL = "CC_QUIET_UNTIL"
+
+
+class StirSource(StrEnum):
+    """Where the STIR attestation and verdict of a call are read."""
+
+    NONE = "none"  # both arguments stay empty
+    ASTERISK = "asterisk"  # res_stir_shaken verified the call: STIR_SHAKEN()
+    HEADERS = "headers"  # the carrier verified the call and says so in two SIP headers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """What happens to a call when the daemon gave no verdict.
+
+    `cause` (Q.850) and `sip` are answered; with `context` the call goes to that context of the operator first, at the
+    dialled number, if the number exists there.
+    """
+
+    cause: int = 38
+    sip: int = 500
+    context: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmiUser:
+    """One AMI account. `permit` are networks (all others are denied); `events` are the only events it is sent."""
+
+    username: str
+    secret: str = field(repr=False)
+    permit: tuple[str, ...] = ("127.0.0.1/32",)
+    read: tuple[str, ...] = AMI_READ
+    write: tuple[str, ...] = AMI_WRITE
+    events: tuple[str, ...] = AMI_EVENTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ami:
+    """Where AMI listens, and for whom. Loopback unless the daemon runs on another machine."""
+
+    users: tuple[AmiUser, ...]
+    bind: str = "127.0.0.1"
+    port: int = 5038
+    named_filters: bool = True  # eventfilter(name(…)) needs 18.25, 20.10, 21.5 or 22; older Asterisk takes the regex form
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrunkContext:
+    """A carrier. `hosts` are host names or addresses (IAX2: addresses or networks); the first is where calls are sent.
+
+    `username` and `secret` authenticate what we send (and, on IAX2, what we receive); both empty means by address only.
+    """
+
+    name: str
+    kind: TrunkKind
+    hosts: tuple[str, ...]
+    port: int = 0  # 0: the protocol's own
+    codecs: tuple[str, ...] = ("ulaw", "alaw")
+    username: str = ""
+    secret: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RtpRange:
+    """UDP ports of media, both inclusive."""
+
+    start: int = 10_000
+    end: int = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nat:
+    """What the world sees of an Asterisk behind NAT; `local_networks` are talked to without translation."""
+
+    external_address: str
+    local_networks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderContext:
+    """Everything that stands in the rendered files.
+
+    `guard_s` limits every exchange with the daemon (seconds, above the daemon's own deadline); after one was cut, the
+    end of a call is not sent but kept for `quiet_s` seconds. `warn_ms` before the ceiling the caller hears a beep, again
+    every `repeat_ms`. `max_rounds` bounds the attempts of one call. `exact_sip_codes` needs the PJSIPHangup application
+    (18.21, 20.6, 21.1, 22); without it chan_pjsip derives the SIP code from the cause.
+    """
+
+    node_name: str
+    ami: Ami
+    agi_host: str = "127.0.0.1"
+    agi_port: int = 4573
+    sip_listen: str = "0.0.0.0:5060"
+    iax_listen: str = "0.0.0.0:4569"
+    trunks: tuple[TrunkContext, ...] = ()
+    rtp: RtpRange | None = None  # None leaves rtp.conf to the operator
+    nat: Nat | None = None
+    fallback: Fallback = Fallback()
+    stir: StirSource = StirSource.NONE
+    stir_attestation_header: str = "P-Attestation-Indicator"
+    stir_verdict_header: str = "X-Verstat"
+    guard_s: int = 5
+    quiet_s: int = 10
+    warn_ms: int = 60_000
+    repeat_ms: int = 30_000
+    max_rounds: int = 32
+    exact_sip_codes: bool = True

@@ -1,0 +1,240 @@
+"""Renders the templates into Asterisk's files, and writes, compares and checks them. Strict: nothing is guessed.
+
+The outside dependency is the file system (templates in, configuration out). **Fails closed**: an undefined name, an
+unchecked value or an unreadable template ends the whole rendering, and a file is replaced whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import jinja2
+
+from capconduit.errors import ConfigError, UsageError
+from capconduit.render import contexts, escape
+from capconduit.render.contexts import RenderContext
+
+SUFFIX: Final = ".j2"
+# What each file is for; the order is the order of writing: what the dialplan needs comes before the dialplan.
+FILES: Final = (
+    "rtp.conf", "pjsip.conf", "iax.conf", "cdr.conf", "cdr_custom.conf", "manager.conf", "extensions.conf",
+)  # fmt: skip
+SECRET_FILES: Final = frozenset({"manager.conf", "pjsip.conf", "iax.conf"})
+SECRET_MODE: Final = 0o600
+PUBLIC_MODE: Final = 0o644
+
+# What a template may pass a value through; each refuses what cannot stand in that place.
+FILTERS: Final[dict[str, Callable[..., escape.Checked]]] = {
+    "section": escape.section,
+    "word": escape.word,
+    "value": escape.value,
+    "secret": partial(escape.value, secret=True),
+    "host": escape.host,
+    "listen": escape.listen,
+    "listen_host": escape.listen_host,
+    "listen_port": escape.listen_port,
+    "network": escape.network,
+    "host_or_network": escape.host_or_network,
+}
+
+_SECRET_LINE: Final = re.compile(r"^(\s*(?:secret|password)\s*=>?\s*).*$", re.MULTILINE)
+
+
+def templates_dir() -> Path:
+    """Where the templates that come with CapConduit are: in the installed package, or beside it in a checkout."""
+    packaged = Path(str(resources.files("capconduit"))) / "_data" / "dialplan_templates"
+    checkout = Path(__file__).parents[2] / "dialplan_templates"
+    for candidate in (packaged, checkout):
+        if candidate.is_dir():
+            return candidate
+    raise ConfigError("templates-missing", f"no templates in {packaged} or {checkout}", "install CapConduit again")
+
+
+def _only_checked(rendered: object) -> object:
+    """What the templates may put into a file: numbers, and text that `escape` has passed. All else is a bug of theirs."""
+    if isinstance(rendered, escape.Checked) or (isinstance(rendered, int) and not isinstance(rendered, bool)):
+        return rendered
+    raise UsageError(
+        "unchecked-template-value",
+        f"a template puts the unchecked value {rendered!r} into a file",
+        f"pass it through one of {', '.join(sorted(FILTERS))}",
+    )
+
+
+def _environment(override_dir: Path | None) -> jinja2.Environment:
+    loaders = [jinja2.FileSystemLoader(d) for d in (override_dir, templates_dir()) if d is not None]
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # these are not HTML; `finalize` lets nothing unchecked through
+        finalize=_only_checked,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(FILTERS)
+    environment.globals.update(clean=escape.clean, clean_header=escape.clean_header, **_constants())
+    return environment
+
+
+def _constants() -> dict[str, object]:
+    """The names of `contexts` that the dialplan shares with the daemon, so that a template cannot misspell one."""
+    names = (
+        "INBOUND_CONTEXT", "NO_CONTEXT", "ANSWERED_CONTEXT", "SETTLE_CONTEXT", "REJECT_HOOK_CONTEXT", "OUTBOUND_ENDPOINT",
+        "CDR_FILE", "SPOOL_FAMILY", "SPOOL_SEPARATOR",
+    )  # fmt: skip
+    return {name: escape.Checked(getattr(contexts, name)) for name in names}
+
+
+def render_all(context: RenderContext, override_dir: Path | None = None) -> dict[str, str]:
+    """The text of every file by its name, in the order of `FILES`; the same context gives the same bytes.
+
+    override_dir: templates of the operator's own that replace ours by name. rtp.conf is left out when `context.rtp` is
+    None. Raises UsageError naming the field and the value for text that cannot stand in a file, ConfigError for a
+    template that is broken or cannot be read.
+    """
+    _check_ranges(context)
+    if override_dir is not None and not override_dir.is_dir():
+        raise ConfigError("templates-missing", f"no directory {override_dir}", "create it, or leave it out")
+    environment = _environment(override_dir)
+    variables = {f.name: getattr(context, f.name) for f in fields(context)}
+    rendered: dict[str, str] = {}
+    for name in FILES:
+        if name == "rtp.conf" and context.rtp is None:
+            continue
+        try:
+            rendered[name] = environment.get_template(name + SUFFIX).render(variables)
+        except jinja2.TemplateError as error:
+            where = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            raise ConfigError(
+                "template-broken", f"{name}{SUFFIX}{where}: {error.message}", "compare it with the template it replaces"
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("template-unreadable", f"{name}{SUFFIX}: {error}", "it must be a UTF-8 file") from error
+    return rendered
+
+
+def _check_ranges(context: RenderContext) -> None:
+    """Numbers that Asterisk would accept and that would break the flow of the dialplan. Raises UsageError."""
+    ranges = [
+        ("agi_port", context.agi_port, 1, 65_535),
+        ("guard_s", context.guard_s, 1, 60),
+        ("quiet_s", context.quiet_s, 0, 3_600),
+        ("warn_ms", context.warn_ms, 1, 86_400_000),
+        ("repeat_ms", context.repeat_ms, 0, 86_400_000),
+        ("max_rounds", context.max_rounds, 1, 1_000),
+        ("fallback.cause", context.fallback.cause, 1, 127),
+        ("fallback.sip", context.fallback.sip, 400, 699),
+        ("ami.port", context.ami.port, 1, 65_535),
+        *((f"trunk {trunk.name} port", trunk.port, 0, 65_535) for trunk in context.trunks),
+    ]
+    if context.rtp is not None:
+        ranges += [("rtp.start", context.rtp.start, 1_024, 65_534), ("rtp.end", context.rtp.end, context.rtp.start, 65_535)]
+    for field, number, low, high in ranges:
+        if not low <= number <= high:
+            raise UsageError("out-of-range", f"{field}: {number}", f"expected {low} to {high}")
+    names = [trunk.name for trunk in context.trunks]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError("trunk-twice", f"trunk {twice[0]!r} is there twice", "one section per trunk: rename one")
+    for trunk in context.trunks:
+        if not trunk.hosts or not trunk.codecs:
+            raise UsageError("trunk-incomplete", f"trunk {trunk.name!r} has no host or no codec", "give it one of each")
+        if bool(trunk.username) != bool(trunk.secret):
+            raise UsageError("trunk-incomplete", f"trunk {trunk.name!r} has a username or a secret alone", "give both, or none")
+
+
+def write_all(files: Mapping[str, str], out_dir: Path) -> list[str]:
+    """Writes what differs and returns the names written, in order; files that are not ours are left alone.
+
+    Each file is replaced at once (temporary file, fsync, rename, fsync of the directory). Files with secrets get mode
+    0600, the others 0644, and both the owner of `out_dir` where we may give files away (Asterisk must be able to read
+    them). Raises ConfigError when the directory cannot be written.
+    """
+    written = []
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        for name in _in_order(files):
+            mode = SECRET_MODE if name in SECRET_FILES else PUBLIC_MODE
+            path = out_dir / name
+            if _read(path) == files[name]:
+                path.chmod(mode)
+                continue
+            _replace(path, files[name], mode)
+            written.append(name)
+    except OSError as error:
+        raise ConfigError("not-written", f"{out_dir}: {error}", "check the path and its permissions") from error
+    return written
+
+
+def _in_order(files: Mapping[str, str]) -> list[str]:
+    for name in files:
+        if Path(name).name != name or name in {"", ".", ".."}:
+            raise UsageError("bad-file-name", f"{name!r} is not a bare file name", "file names come from render_all")
+    return sorted(files, key=lambda name: (FILES.index(name) if name in FILES else len(FILES), name))
+
+
+def _read(path: Path) -> str | None:
+    """The text of a file, or None where there is no file or no text."""
+    try:
+        return path.read_bytes().decode()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+
+
+def _replace(path: Path, text: str, mode: int) -> None:
+    """Replaces `path` at once. The temporary file never has a wider mode than the final one."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            owner = path.parent.stat()
+            # Not root: the file stays ours, which is as far as we can go.
+            with contextlib.suppress(PermissionError):
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def diff(files: Mapping[str, str], out_dir: Path) -> str:
+    """A unified diff from what is in `out_dir` to `files`, empty when they are equal. Secrets are shown as `***`."""
+    parts: list[str] = []
+    for name in _in_order(files):
+        now = _read_or_refuse(out_dir / name) or ""
+        if now == files[name]:
+            continue
+        before, after = (_SECRET_LINE.sub(r"\1***", text).splitlines(keepends=True) for text in (now, files[name]))
+        lines = list(difflib.unified_diff(before, after, f"{out_dir / name}", f"{name} (rendered)"))
+        parts += lines or [f"--- {out_dir / name}\n", f"+++ {name} (rendered)\n", "# only secrets differ\n"]
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in parts)
+
+
+def check(files: Mapping[str, str], out_dir: Path) -> list[str]:
+    """The names of the files that are missing from `out_dir` or differ there, in order; empty means no drift."""
+    return [name for name in _in_order(files) if _read_or_refuse(out_dir / name) != files[name]]
+
+
+def _read_or_refuse(path: Path) -> str | None:
+    try:
+        return _read(path)
+    except OSError as error:
+        raise ConfigError("not-readable", f"{path}: {error}", "check the path and its permissions") from error

@@ -1,0 +1,217 @@
+"""The deciding engine: one thread that gathers what Asterisk asks into shared transactions (group commit).
+
+Decisions that arrive while a transaction is under way share the next one: rows are locked in the store's order, every
+command is decided purely on the same Books, everything is written and committed once, then all are answered. An answer
+is given only after its commit.
+
+Failure policy: fail closed. If the database cannot be had, every command of the batch fails with DatabaseError and
+nothing was taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final
+
+from capconduit.clock import Clock
+from capconduit.domain.admission import admit
+from capconduit.domain.attempts import next_attempt
+from capconduit.domain.books import Books, CallKey, Changes, CounterKey
+from capconduit.domain.calls import AnswerReport, AttemptReport, ExtendRequest, RouteRequest, SettleReport
+from capconduit.domain.estate import Estate
+from capconduit.domain.metering import answered, extend
+from capconduit.domain.routing import caps_of_call, caps_of_rule, counter_key, find_did
+from capconduit.domain.settlement import settle
+from capconduit.errors import DatabaseError
+from capconduit.store.store import Store, Transaction
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX: Final = 256
+QUEUE_MAX: Final = 4_096
+
+Command = RouteRequest | AttemptReport | SettleReport | AnswerReport | ExtendRequest
+
+
+class EngineBusy(Exception):
+    """The queue is full, or the engine is stopping: nothing was taken and nothing will be."""
+
+
+@dataclass(slots=True)
+class _Item:
+    command: Command
+    done: Callable[[Any, Exception | None], None]
+
+
+def key_of(command: Command) -> CallKey:
+    """The channel a command is about."""
+    return (command.node, command.uniqueid)
+
+
+def accounts_and_counters(
+    command: Command, estate: Estate, books: Books, now_ms: int
+) -> tuple[set[str], dict[CounterKey, str]]:
+    """What must be locked to decide `command`: seller ids, and counters with their tenant.
+
+    Needs the command's call, if it lives, in `books`.
+    """
+    sellers: set[str] = set()
+    keys: dict[CounterKey, str] = {}
+    call = books.call_of(key_of(command))
+    if call is not None:
+        sellers.add(call.seller_id)
+        keys.update(
+            {(p.cap_id, p.window_start_ms): p.tenant_id for p in books.open_places(call.id) if _moves_places(command)}
+        )
+        if isinstance(command, AttemptReport):
+            for rule in estate.rules_by_campaign.get(call.campaign_id, ()):
+                keys.update({counter_key(c, now_ms): c.cap.tenant_id for c in caps_of_rule(estate, rule)})
+    elif isinstance(command, RouteRequest):
+        _, did, trunk = find_did(command, estate)
+        campaign = estate.campaigns.get(did.campaign_id) if did and did.campaign_id else None
+        if did is not None and campaign is not None:
+            sellers.add(campaign.seller_id)
+            seller = estate.sellers[campaign.seller_id]
+            for _, caps in caps_of_call(estate, did.tenant_id, seller, did, trunk, campaign):
+                keys.update({counter_key(c, now_ms): c.cap.tenant_id for c in caps})
+            for rule in estate.rules_by_campaign.get(campaign.id, ()):
+                keys.update({counter_key(c, now_ms): c.cap.tenant_id for c in caps_of_rule(estate, rule)})
+    return sellers, keys
+
+
+def _moves_places(command: Command) -> bool:
+    return not isinstance(command, ExtendRequest)
+
+
+def decide(
+    command: Command, estate: Estate, books: Books, now_ms: int, ids: Callable[[], str]
+) -> tuple[object, Changes]:
+    """The pure decision that a command asks for."""
+    match command:
+        case RouteRequest():
+            return admit(command, estate, books, now_ms, ids)
+        case AttemptReport():
+            return next_attempt(command, estate, books, now_ms, ids)
+        case SettleReport():
+            return settle(command, estate, books, now_ms, ids)
+        case AnswerReport():
+            return answered(command, estate, books, now_ms, ids)
+        case ExtendRequest():
+            return extend(command, estate, books, now_ms, ids)
+
+
+class Engine:
+    """Runs commands in batches. `submit` may be called from any thread; answers come on the engine's own thread."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._queue: deque[_Item] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self.estate: Estate | None = None
+        self.batches = 0
+        self.commands = 0
+
+    def start(self) -> None:
+        """Load the estate and begin. Raises DatabaseError."""
+        with self._store.transaction(write=False) as tx:
+            self.estate = tx.load_estate()
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish what is queued and end. False: the thread still works after `timeout_s`."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def queued(self) -> int:
+        """Commands that wait."""
+        return len(self._queue)
+
+    def submit(self, command: Command, done: Callable[[Any, Exception | None], None]) -> None:
+        """Queue a command; `done(answer, error)` is called once, on the engine's thread. Raises EngineBusy."""
+        with self._wake:
+            if self._stopping or len(self._queue) >= QUEUE_MAX:
+                raise EngineBusy
+            self._queue.append(_Item(command, done))
+            self._wake.notify()
+
+    def ask(self, command: Command, timeout_s: float) -> Any:
+        """Submit and wait; for tests and tools that have a thread to spare. Raises what the decision raised."""
+        future: Future[Any] = Future()
+
+        def done(answer: Any, error: Exception | None) -> None:
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(answer)
+
+        self.submit(command, done)
+        return future.result(timeout_s)
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                while not self._queue and not self._stopping:
+                    self._wake.wait()
+                if not self._queue:
+                    return
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_MAX))]
+            self._process(batch)
+
+    def _process(self, batch: Sequence[_Item]) -> None:
+        try:
+            answers = self._store.run(lambda tx: self.work([item.command for item in batch], tx))
+        except Exception as error:  # the engine must outlive whatever a batch meets: each caller is told
+            if not isinstance(error, DatabaseError):
+                log.exception("a batch of %d failed", len(batch))
+            answers = [error] * len(batch)
+        self.batches += 1
+        self.commands += len(batch)
+        for item, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Exception):
+                item.done(None, answer)
+            else:
+                item.done(answer, None)
+
+    def work(self, commands: Sequence[Command], tx: Transaction) -> list[Any]:
+        """Decide `commands` in one transaction. An answer may be an exception: a bug in one decision harms no other."""
+        version = tx.estate_version()
+        if self.estate is None or self.estate.version != version:
+            self.estate = tx.load_estate()
+        estate, now_ms = self.estate, self._clock.now_ms()
+        books = Books()
+        tx.lock_calls([key_of(command) for command in commands], books)
+        sellers: set[str] = set()
+        keys: dict[CounterKey, str] = {}
+        for command in commands:
+            more_sellers, more_keys = accounts_and_counters(command, estate, books, now_ms)
+            sellers |= more_sellers
+            keys |= more_keys
+        tx.lock_accounts(sellers, books)
+        tx.lock_counters(keys, books)
+        answers: list[Any] = []
+        for command in commands:
+            try:
+                answer, changes = decide(command, estate, books, now_ms, self._clock.new_id)
+            except Exception as error:  # decisions are pure: a failed one has changed nothing, the others stand
+                log.exception("deciding %s failed", type(command).__name__)
+                answers.append(error)
+                continue
+            books.apply(changes)
+            answers.append(answer)
+        tx.write(books)
+        return answers

@@ -1,0 +1,179 @@
+"""The embedded engine: one SQLite file in WAL mode with `synchronous=FULL`, so that what is committed is on the disk.
+
+Failure policy: fail closed. A file that is locked, full, read-only or damaged raises DatabaseError with what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from capconduit.errors import DatabaseError, Refused
+from capconduit.store.sqlstore import Dialect, RetryTransaction, SqlStore, SqlTransaction
+
+BUSY_TIMEOUT_MS: Final = 5_000
+CACHE_KIB: Final = 16_384
+STATEMENT_CACHE: Final = 256
+
+
+class SqliteDialect(Dialect):
+    """One connection. The writer's lock is on the whole file, so rows need none."""
+
+    for_update = ""
+    for_share = ""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+
+    def query(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
+        with _translated(self._path):
+            return self._connection.execute(sql, dict(values)).fetchall()
+
+    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        with _translated(self._path):
+            self._connection.executemany(sql, rows)
+
+    def any_of(self, column: str, name: str) -> str:
+        return f"{column} IN (SELECT value FROM json_each(:{name}))"
+
+    def any_pair(self, columns: tuple[str, str], name: str) -> str:
+        return (
+            f"({columns[0]}, {columns[1]}) IN"
+            f" (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:{name}))"
+        )
+
+    def list_value(self, items: Sequence[Any]) -> Any:
+        return json.dumps(items)
+
+    def pair_values(self, name: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: json.dumps(pairs)}
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise _integrity(error) from error
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            raise RetryTransaction(text) from error
+        raise DatabaseError("database-failed", f"{path}: {text}", _hint(text, path)) from error
+    except sqlite3.DatabaseError as error:
+        raise DatabaseError("database-failed", f"{path}: {error}", "restore a backup of the file") from error
+
+
+def _integrity(error: sqlite3.IntegrityError) -> Refused:
+    text = str(error)
+    if "FOREIGN KEY" in text:
+        return Refused("in-use", "something else refers to it", "remove or change what refers to it first")
+    return Refused(
+        "exists", f"it exists already ({text.split(': ')[-1]})", "choose another name, or change what is there"
+    )
+
+
+def _hint(text: str, path: Path) -> str:
+    if "no such table" in text:
+        return "run `capconduit init` or `capconduit db upgrade`"
+    if "readonly" in text:
+        return f"make {path} and its directory writable for this user"
+    if "full" in text:
+        return f"free disk space where {path} lies"
+    return f"check that {path} is there and that this user may read and write it"
+
+
+class SqliteStore(SqlStore):
+    """A database in one file. Each thread has its own connection, kept open until close()."""
+
+    engine = "sqlite"
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        self.url = f"sqlite:///{path}"
+        self._create = create
+        self._local = threading.local()
+        self._all: list[sqlite3.Connection] = []
+        self._guard = threading.Lock()
+
+    @contextmanager
+    def transaction(self, *, write: bool) -> Iterator[SqlTransaction]:
+        """See store.Store. A writer waits up to BUSY_TIMEOUT_MS for another one."""
+        connection = self._connection()
+        with _translated(self.path):
+            connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        try:
+            yield SqlTransaction(SqliteDialect(connection, self.path))
+        except BaseException:
+            connection.rollback()
+            raise
+        try:
+            with _translated(self.path):
+                connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
+
+    def script(self, sql: str, after: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+        """See SqlStore."""
+        with self.transaction(write=True), _translated(self.path):
+            connection = self._connection()
+            for statement in sql.split(";\n"):
+                if statement.strip():
+                    connection.execute(statement)
+            for statement, values in after:
+                connection.execute(statement, values)
+
+    def schema_version(self) -> int:
+        """See store.Store."""
+        if not self.path.exists():
+            return 0
+        with self.transaction(write=False) as tx:
+            try:
+                return int(tx.query("SELECT max(version) FROM schema_migration")[0][0] or 0)
+            except DatabaseError as error:
+                if "no such table" in error.message:
+                    return 0
+                raise
+
+    def close(self) -> None:
+        """See store.Store."""
+        with self._guard:
+            for connection in self._all:
+                connection.close()
+            self._all.clear()
+            self._local = threading.local()
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._open()
+            self._local.connection = connection
+        return connection
+
+    def _open(self) -> sqlite3.Connection:
+        if not self._create and not self.path.exists():
+            raise DatabaseError("database-missing", f"there is no database {self.path}", "run `capconduit init` first")
+        with _translated(self.path):
+            connection = sqlite3.connect(
+                f"file:{self.path}?mode={'rwc' if self._create else 'rw'}",
+                uri=True,
+                timeout=BUSY_TIMEOUT_MS / 1_000,
+                isolation_level=None,
+                check_same_thread=False,  # close() ends connections of threads that are gone
+                cached_statements=STATEMENT_CACHE,
+            )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        with self._guard:
+            self._all.append(connection)
+        return connection

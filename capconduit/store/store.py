@@ -1,0 +1,150 @@
+"""The Store protocol: everything the services may ask of a database, in the domain's words, and the lock order.
+
+**Lock order**, the same for everyone who writes: the estate's version (shared by decisions, exclusive for changes of
+configuration) → calls by (node, uniqueid) → accounts by seller id → counters by (cap id, window). Within each kind rows
+are locked sorted. Whoever keeps to it cannot deadlock; PostgreSQL's 40P01 and 40001 are retried all the same, a bounded
+number of times. SQLite has one writer at a time (`BEGIN IMMEDIATE`), which is the same promise.
+
+**Failure policy**: fail closed. A transaction that cannot be had or kept raises DatabaseError and has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+from capconduit.domain.books import Books, CallKey, CounterKey
+from capconduit.domain.estate import Estate
+from capconduit.domain.model import Cap
+
+Row = TypeVar("Row")
+Answer = TypeVar("Answer")
+
+
+class Transaction(Protocol):
+    """One transaction; everything seen and done in it holds together."""
+
+    # --- configuration and records: rows are the classes of domain/model.py -------------------------------------------
+
+    def find(self, kind: type[Row], tenant_id: str, **where: Any) -> Row | None:
+        """The one row of a tenant with these values, or None."""
+        ...
+
+    def rows(
+        self,
+        kind: type[Row],
+        tenant_id: str,
+        *,
+        since: tuple[str, int] | None = None,
+        until: tuple[str, int] | None = None,
+        newest_first: str = "",
+        limit: int | None = None,
+        **where: Any,
+    ) -> Sequence[Row]:
+        """Rows of a tenant. `since`/`until` bound a column (from inclusive, to exclusive)."""
+        ...
+
+    def insert(self, row: object) -> None:
+        """Add a row. Raises Refused (`exists`) where a unique key is taken."""
+        ...
+
+    def update(self, row: object) -> None:
+        """Replace the row of the same key."""
+        ...
+
+    def delete(self, row: object) -> None:
+        """Remove a row. Raises Refused (`in-use`) where something refers to it."""
+        ...
+
+    def nodes(self) -> Sequence[Any]:
+        """All daemons ever seen (domain Node rows); they belong to the installation, not to a tenant."""
+        ...
+
+    def put_node(self, node: Any) -> None:
+        """Add or replace a daemon's row."""
+        ...
+
+    # --- the estate ---------------------------------------------------------------------------------------------------
+
+    def estate_version(self, *, for_change: bool = False) -> int:
+        """The configuration's version, locked: shared, or for a change exclusively."""
+        ...
+
+    def load_estate(self) -> Estate:
+        """The whole configuration of all tenants as one snapshot."""
+        ...
+
+    def bump_estate(self) -> int:
+        """The configuration has changed: every decision from the commit on sees it. Returns the new version."""
+        ...
+
+    # --- the way of a call --------------------------------------------------------------------------------------------
+
+    def lock_calls(self, keys: Iterable[CallKey], books: Books) -> None:
+        """Lock the live calls of these channels; load their parts, or what is settled or buried."""
+        ...
+
+    def lock_accounts(self, seller_ids: Iterable[str], books: Books) -> None:
+        """Lock and load accounts."""
+        ...
+
+    def lock_counters(self, keys: Mapping[CounterKey, str], books: Books) -> None:
+        """Lock and load counters (key → tenant id); those of windows that nobody used yet are made where needed."""
+        ...
+
+    def write(self, books: Books) -> None:
+        """Write what is dirty in `books`."""
+        ...
+
+    def live_call_keys(self, tenant_id: str, **where: Any) -> Sequence[CallKey]:
+        """The channels of the live calls with these values."""
+        ...
+
+    def node_calls(self, node: str) -> Sequence[Any]:
+        """The live calls of one node, of all tenants (domain Call rows)."""
+        ...
+
+    # --- recounting ---------------------------------------------------------------------------------------------------
+
+    def recount_cap(self, cap: Cap, start_ms: int, end_ms: int) -> int:
+        """What settled calls admitted in [start, end) have used of a cap, counted from the records."""
+        ...
+
+    def place_sums(self, tenant_id: str) -> Mapping[CounterKey, tuple[int, int]]:
+        """(counted, open) of every cap window, summed from the places."""
+        ...
+
+    def ledger_sums(self, tenant_id: str) -> Mapping[str, int]:
+        """The sum of each account's ledger, by seller id."""
+        ...
+
+    def hold_sums(self, tenant_id: str) -> Mapping[str, int]:
+        """The sum of each account's open holds, by seller id."""
+        ...
+
+
+class Store(Protocol):
+    """A database. Safe to use from several threads: each transaction has its own connection or waits for it."""
+
+    url: str
+
+    def transaction(self, *, write: bool) -> AbstractContextManager[Transaction]:
+        """Begin; commit at the end, roll back on any exception. Raises DatabaseError."""
+        ...
+
+    def run(self, work: Callable[[Transaction], Answer]) -> Answer:
+        """`work` in a writing transaction, again (a bounded number of times) where the engine asks for a retry."""
+        ...
+
+    def schema_version(self) -> int:
+        """The newest migration applied; 0 for an empty database."""
+        ...
+
+    def upgrade(self, now_ms: int) -> list[str]:
+        """Apply the migrations that are missing, all or none; their names."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections."""
+        ...

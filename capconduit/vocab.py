@@ -1,0 +1,276 @@
+"""Every closed set of the product, in the field's own words. A word that is stored or sent stands here once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class Verdict(StrEnum):
+    """What CC_VERDICT says."""
+
+    DIAL = "dial"
+    REJECT = "reject"
+
+
+class DialStatus(StrEnum):
+    """DIALSTATUS as app_dial sets it (Asterisk apps/app_dial.c)."""
+
+    ANSWER = "ANSWER"
+    BUSY = "BUSY"
+    NOANSWER = "NOANSWER"
+    CANCEL = "CANCEL"
+    CONGESTION = "CONGESTION"
+    CHANUNAVAIL = "CHANUNAVAIL"
+    DONTCALL = "DONTCALL"
+    TORTURE = "TORTURE"
+    INVALIDARGS = "INVALIDARGS"
+
+    @classmethod
+    def parse(cls, text: str) -> DialStatus | None:
+        """The status named by `text`, or None where Asterisk sent nothing or something unknown."""
+        try:
+            return cls(text.strip().upper())
+        except ValueError:
+            return None
+
+
+# The call may go to the next target after these; after every other status it ends.
+FAILOVER_STATUSES: Final = frozenset(
+    {DialStatus.CHANUNAVAIL, DialStatus.CONGESTION, DialStatus.NOANSWER, DialStatus.BUSY}
+)
+
+
+class CallState(StrEnum):
+    """Life of a call."""
+
+    HELD = "held"  # admitted, no Dial yet known
+    DIALING = "dialing"
+    UP = "up"
+    ENDED = "ended"
+
+
+class PlaceState(StrEnum):
+    """Life of a place in a cap (a slot)."""
+
+    HELD = "held"
+    DIALING = "dialing"
+    UP = "up"
+    RELEASED = "released"
+
+
+class HoldState(StrEnum):
+    """Life of money reserved for a live call."""
+
+    OPEN = "open"
+    POSTED = "posted"
+    VOID = "void"
+
+
+class CapScope(StrEnum):
+    """What a cap limits."""
+
+    SYSTEM = "system"
+    SELLER = "seller"
+    CAMPAIGN = "campaign"
+    TARGET = "target"
+    RULE = "rule"
+    DID = "did"
+    TRUNK = "trunk"
+
+
+# Places of these scopes are taken per attempt, just before the Dial; the others per call.
+ATTEMPT_SCOPES: Final = frozenset({CapScope.TARGET, CapScope.RULE})
+
+
+class CapMetric(StrEnum):
+    """What a cap counts."""
+
+    CONCURRENT = "concurrent"
+    ATTEMPTS = "attempts"
+    CONNECTED = "connected"
+    BILLABLE = "billable"
+    MINUTES = "minutes"
+    SPEND = "spend"
+    CPS = "cps"
+
+
+class WindowKind(StrEnum):
+    """Over which time a cap counts. `none` belongs to concurrent and cps."""
+
+    NONE = "none"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    TOTAL = "total"
+
+
+class Strategy(StrEnum):
+    """How a campaign orders its targets."""
+
+    PRIORITY = "priority"
+    WEIGHTED = "weighted"
+
+
+class TargetKind(StrEnum):
+    """What a call is forwarded to."""
+
+    PJSIP = "pjsip"
+    IAX2 = "iax2"
+    EXTENSION = "extension"
+
+
+class TrunkKind(StrEnum):
+    """Protocol of the carrier side."""
+
+    PJSIP = "pjsip"
+    IAX2 = "iax2"
+
+
+class Status(StrEnum):
+    """Whether a seller or a user may do business."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+
+
+class CampaignStatus(StrEnum):
+    """Whether a campaign takes calls."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+
+
+class DidStatus(StrEnum):
+    """Whether a DID takes calls."""
+
+    AVAILABLE = "available"
+    ASSIGNED = "assigned"
+    SUSPENDED = "suspended"
+
+
+class UserRole(StrEnum):
+    """What a user may do."""
+
+    ADMIN = "admin"
+    SELLER = "seller"
+
+
+class LedgerKind(StrEnum):
+    """Why money moved."""
+
+    ADJUSTMENT = "adjustment"
+    CALL = "call"
+    FEE = "fee"
+    CORRECTION = "correction"
+
+
+class HungUpBy(StrEnum):
+    """Who ended the call."""
+
+    CALLER = "caller"
+    TARGET = "target"
+    SYSTEM = "system"
+
+
+class EventKind(StrEnum):
+    """What is told to the event table, in the transaction of what it tells of."""
+
+    CALL_STARTED = "call.started"
+    CALL_ANSWERED = "call.answered"
+    CALL_ENDED = "call.ended"
+    CALL_REJECTED = "call.rejected"
+    ATTEMPT_STARTED = "attempt.started"
+    ATTEMPT_FAILED = "attempt.failed"
+    HOLD_EXTENDED = "hold.extended"
+    CAP_REACHED = "cap.reached"
+    BALANCE_CHANGED = "balance.changed"
+    SETTLEMENT_DISAGREED = "settlement.disagreed"
+    ESTATE_CHANGED = "estate.changed"
+    NODE_STARTED = "node.started"
+    NODE_STOPPED = "node.stopped"
+
+
+class RejectCode(StrEnum):
+    """Why a call was not connected. `cap_reached` is refined as cap_reached:<scope>:<metric>:<window>."""
+
+    DID_UNKNOWN = "did_unknown"
+    DID_UNASSIGNED = "did_unassigned"
+    DID_SUSPENDED = "did_suspended"
+    CALLER_INVALID = "caller_invalid"
+    CALLER_BLOCKED = "caller_blocked"
+    DUPLICATE_CALLER = "duplicate_caller"
+    CALLER_ANONYMOUS = "caller_anonymous"
+    ATTESTATION_MISSING = "attestation_missing"
+    ATTESTATION_INVALID = "attestation_invalid"
+    SELLER_SUSPENDED = "seller_suspended"
+    BALANCE_EXHAUSTED = "balance_exhausted"
+    BALANCE_HELD_BY_OTHER_CALLS = "balance_held_by_other_calls"
+    BALANCE_BELOW_FIRST_INCREMENT = "balance_below_first_increment"
+    CAMPAIGN_PAUSED = "campaign_paused"
+    CAMPAIGN_CLOSED = "campaign_closed"
+    CAP_REACHED = "cap_reached"
+    CPS_LIMIT = "cps_limit"
+    NO_TARGET = "no_target"
+    TARGETS_ALL_CAPPED = "targets_all_capped"
+    TARGETS_ALL_CLOSED = "targets_all_closed"
+    TARGETS_ALL_FAILED = "targets_all_failed"
+    ENGINE_TIMEOUT = "engine_timeout"
+    DATABASE_DOWN = "database_down"
+
+
+# Hangup cause (Q.850, Asterisk include/asterisk/causes.h) and SIP code of each reject, with a sentence for operators.
+REJECTS: Final[dict[RejectCode, tuple[int, int, str]]] = {
+    RejectCode.DID_UNKNOWN: (1, 404, "the dialled number is not in the estate"),
+    RejectCode.DID_UNASSIGNED: (1, 404, "the DID is known but assigned to no campaign"),
+    RejectCode.DID_SUSPENDED: (1, 404, "the DID is suspended"),
+    RejectCode.CALLER_INVALID: (28, 484, "the caller's number cannot be a telephone number"),
+    RejectCode.CALLER_BLOCKED: (21, 403, "the caller is on a blocklist"),
+    RejectCode.DUPLICATE_CALLER: (21, 403, "the caller called this campaign within its duplicate window"),
+    RejectCode.CALLER_ANONYMOUS: (21, 433, "the caller withheld the number and the campaign takes no anonymous calls"),
+    RejectCode.ATTESTATION_MISSING: (21, 428, "the call carries no STIR attestation and one is required"),
+    RejectCode.ATTESTATION_INVALID: (21, 438, "the call's STIR attestation did not verify"),
+    RejectCode.SELLER_SUSPENDED: (21, 403, "the seller is suspended"),
+    RejectCode.BALANCE_EXHAUSTED: (21, 403, "the seller has no money left"),
+    RejectCode.BALANCE_HELD_BY_OTHER_CALLS: (21, 403, "the seller's money is reserved by calls that are up"),
+    RejectCode.BALANCE_BELOW_FIRST_INCREMENT: (21, 403, "the seller's money does not pay for the first increment"),
+    RejectCode.CAMPAIGN_PAUSED: (31, 480, "the campaign is paused"),
+    RejectCode.CAMPAIGN_CLOSED: (31, 480, "the campaign's schedule is closed at this time"),
+    RejectCode.CAP_REACHED: (17, 486, "a cap is reached"),
+    RejectCode.CPS_LIMIT: (31, 480, "more new calls per second than the limit allows"),
+    RejectCode.NO_TARGET: (31, 480, "the campaign has no enabled target"),
+    RejectCode.TARGETS_ALL_CAPPED: (17, 486, "every target that is open has reached a cap"),
+    RejectCode.TARGETS_ALL_CLOSED: (31, 480, "every target is closed at this time"),
+    RejectCode.TARGETS_ALL_FAILED: (31, 480, "every target that was tried failed"),
+    RejectCode.ENGINE_TIMEOUT: (38, 500, "the decision was not ready in time"),
+    RejectCode.DATABASE_DOWN: (38, 500, "the database cannot be reached"),
+}
+
+# What chan_pjsip answers for a hangup cause (Asterisk channels/chan_pjsip.c hangup_cause2sip); all others become 603.
+CAUSE_TO_SIP: Final[dict[int, int]] = {
+    1: 404, 2: 404, 3: 404, 17: 486, 18: 408, 19: 480, 20: 480, 31: 480, 21: 403, 22: 410,
+    27: 502, 28: 484, 29: 501, 34: 503, 42: 503, 38: 500, 127: 500, 58: 488,
+}  # fmt: skip
+SIP_FOR_OTHER_CAUSES: Final = 603
+
+CAUSE_NO_ANSWER: Final = 19  # stands for HANGUPCAUSE 0 (after a Dial timeout) and 127 (after CANCEL)
+CAUSE_NORMAL: Final = 16
+
+
+class CcVariable(StrEnum):
+    """Channel variables between the dialplan and the daemon; nothing else is set on a channel."""
+
+    VERDICT = "CC_VERDICT"
+    CALL = "CC_CALL"
+    ATTEMPT = "CC_ATTEMPT"
+    DIAL = "CC_DIAL"
+    RING_S = "CC_RING_S"
+    FUNDED_S = "CC_FUNDED_S"
+    CEILING_MS = "CC_CEILING_MS"
+    OPTIONS = "CC_OPTIONS"
+    TARGET = "CC_TARGET"
+    REASON = "CC_REASON"
+    CAUSE = "CC_CAUSE"
+    SIP = "CC_SIP"
+    ACK = "CC_ACK"

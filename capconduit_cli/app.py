@@ -1,0 +1,217 @@
+"""The command line's root: the table of nouns, loaded when used, and the global options."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from capconduit import __version__
+from capconduit_cli.typer_seam import (
+    CONTEXT_SETTINGS,
+    ClickCommand,
+    Context,
+    Group,
+    NounApp,
+    build_group,
+    build_single,
+)
+
+if TYPE_CHECKING:
+    from capconduit.config import Config
+
+PROGRAM: Final = "capconduit"
+DEBUG_VARIABLE: Final = "CAPCONDUIT_DEBUG"
+DEFAULT_TENANT: Final = "default"
+ABOUT: Final = "Sell inbound calls on Asterisk: caps that hold, balances that never go below zero, decisions explained."
+
+
+@dataclass(frozen=True)
+class Noun:
+    """One row of the top-level help. Its module is capconduit_cli.commands.<name>, imported only when it is used."""
+
+    name: str
+    help: str
+    section: str
+
+    @property
+    def module(self) -> str:
+        """Where its `app` is."""
+        return f"capconduit_cli.commands.{self.name}"
+
+
+# One line makes a noun known to --help, completion and man pages. Sections appear in the order of their first noun.
+NOUNS: Final[Sequence[Noun]] = (
+    Noun("init", "Write a commented configuration and create the database; safe twice.", "Start"),
+    Noun("demo", "Show a working installation with invented calls, without Asterisk.", "Start"),
+    Noun("config", "See and change the configuration.", "Start"),
+    Noun("db", "Upgrade, back up, restore and verify the database.", "Start"),
+    Noun("seller", "The prepaid accounts of sellers.", "People"),
+    Noun("did", "The numbers that calls arrive on.", "Numbers"),
+    Noun("trunk", "The carriers that send calls, and where calls are sent out.", "Numbers"),
+    Noun("campaign", "A seller's stream of calls, and how it chooses targets.", "Selling"),
+    Noun("target", "Where calls are forwarded: SIP and IAX2 endpoints, extensions.", "Selling"),
+    Noun("rule", "Which targets a campaign forwards to, in which order.", "Selling"),
+    Noun("rate", "What a seller pays for a call.", "Selling"),
+    Noun("cap", "Limits on calls, minutes, money and calls at once.", "Limits and money"),
+    Noun("balance", "Prepaid money: add, correct, look at the ledger, verify.", "Limits and money"),
+    Noun("call", "Calls that are up, and those that ended.", "Calls"),
+    Noun("cdr", "The settled records of calls.", "Calls"),
+    Noun("explain", "Why a call was decided as it was.", "Calls"),
+    Noun("route", "Try a call before it happens.", "Calls"),
+    Noun("render", "Write Asterisk's configuration files from the estate.", "Asterisk"),
+    Noun("serve", "Run the daemon that answers Asterisk.", "Daemon"),
+    Noun("status", "Whether the daemon is well, and what it is doing.", "Daemon"),
+)
+
+
+class Shell(StrEnum):
+    """Shells with completion."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+@dataclass
+class CliState:
+    """What the global options said. One per run, reached through `state(ctx)`."""
+
+    config_path: Path | None = None
+    tenant: str = DEFAULT_TENANT
+    debug: bool = False
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The effective configuration, read when first asked for. Raises ConfigError."""
+        from capconduit.config import load_config  # --help does not need it
+
+        return load_config(self.config_path, os.environ)
+
+
+def state(ctx: typer.Context | Context) -> CliState:
+    """The state of this run. While a shell completes, no command ran yet: then it is made from the options so far."""
+    root = ctx.find_root()
+    if not isinstance(root.obj, CliState):
+        given = root.params
+        root.obj = CliState(given.get("config"), given.get("tenant") or DEFAULT_TENANT, bool(given.get("debug")))
+    found: CliState = root.obj
+    return found
+
+
+def load_noun(noun: Noun) -> ClickCommand:
+    """Import a noun's module and build its command; the table's line heads its help."""
+    app: typer.Typer = importlib.import_module(noun.module).app
+    if isinstance(app, NounApp):
+        command: ClickCommand = build_group(app)
+        command.help = f"{noun.help}\n\n{command.help or ''}".strip()
+    else:
+        command = build_single(app)
+    command.name = noun.name
+    return command
+
+
+class Root(Group):
+    """The top level: knows its nouns from the table and imports only the one that is used."""
+
+    metavar_of_one = "NOUN"
+
+    def __init__(self, *args: Any, nouns: Sequence[Noun] = NOUNS, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.nouns = {noun.name: noun for noun in nouns}
+
+    def list_commands(self, ctx: Context) -> list[str]:  # noqa: ARG002  # Typer's call
+        return list(self.nouns)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> ClickCommand | None:  # noqa: ARG002  # Typer's call
+        if cmd_name not in self.nouns:
+            return None
+        if cmd_name not in self.commands:
+            self.commands[cmd_name] = load_noun(self.nouns[cmd_name])
+        return self.commands[cmd_name]
+
+    def command_rows(self, ctx: Context) -> list[tuple[str, list[tuple[str, str]]]]:  # noqa: ARG002  # Typer's call
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for noun in self.nouns.values():
+            rows.setdefault(noun.section, []).append((noun.name, noun.help))
+        return list(rows.items())
+
+    def shell_complete(self, ctx: Context, incomplete: str) -> list[Any]:
+        """Nouns from the table, so that completing one imports none."""
+        from typer._click.shell_completion import CompletionItem  # only when a shell asks
+
+        items = [CompletionItem(n.name, help=n.help) for n in self.nouns.values() if n.name.startswith(incomplete)]
+        return items + ClickCommand.shell_complete(self, ctx, incomplete)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+def _print_completion(value: Shell | None) -> None:
+    if value:
+        from capconduit_cli.completion import script
+
+        typer.echo(script(value.value), nl=False)
+        raise typer.Exit
+
+
+def _root(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The configuration to use (or $CAPCONDUIT_CONFIG)."),
+    ] = None,
+    tenant: Annotated[
+        str,
+        typer.Option("--tenant", metavar="NAME", envvar="CAPCONDUIT_TENANT", help="The tenant to work for."),
+    ] = DEFAULT_TENANT,
+    debug: Annotated[bool, typer.Option("--debug", help=f"Show tracebacks of bugs (or ${DEBUG_VARIABLE}=1).")] = False,
+    completion: Annotated[
+        Shell | None,
+        typer.Option(
+            "--completion",
+            help="Print the completion script of a shell and exit.",
+            is_eager=True,
+            callback=_print_completion,
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    del completion, version  # their callbacks have ended the run already
+    ctx.obj = CliState(config, tenant, debug)
+
+
+_root.__dict__["__examples__"] = (
+    "capconduit init",
+    "capconduit seller add acme --currency USD",
+    "capconduit --config /etc/capconduit/config.toml status",
+)
+
+
+def build_root() -> Root:
+    """The command line, with no noun imported yet."""
+    app = typer.Typer(
+        cls=Root,
+        help=ABOUT,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings=dict(CONTEXT_SETTINGS),
+    )
+    app.callback()(_root)
+    root = build_group(app)
+    assert isinstance(root, Root)
+    root.name = PROGRAM
+    return root

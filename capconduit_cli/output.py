@@ -1,0 +1,404 @@
+"""What commands print: stdout is data in the form that was asked for, stderr is everything else."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+
+from capconduit.errors import Refused, UsageError
+from capconduit.units import format_duration, format_instant, format_micros, parse_duration_ms, parse_money
+from capconduit_cli.text import cells, json_safe, printable
+from capconduit_cli.typer_seam import Bundle
+
+Row = Mapping[str, object]
+
+# Above this many rows a terminal gets the plain table: rich needs a second for every few thousand rows.
+RICH_ROWS: Final = 500
+NO_VALUE: Final = "-"
+GAP: Final = "  "
+
+
+class OutputFormat(StrEnum):
+    """Forms of output."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    PLAIN = "plain"
+
+
+class Kind(StrEnum):
+    """What a column holds, and so how it is written.
+
+    | kind | the row's value | JSON, CSV, plain | table |
+    |---|---|---|---|
+    | text | str | as it is | as it is |
+    | money | int, micros | "24.800000" | 24.80 |
+    | instant | int, UTC ms | "2026-03-08T06:59:59.999Z" | 2026-03-08 06:59:59Z |
+    | duration | int, ms | 90000 | 1m30s |
+    | int | int | 5 | 5 |
+    | bool | bool | true | yes |
+    | names | sequence of str | ["a", "b"] (CSV: a b) | a, b |
+    | any | whatever JSON has | as it is (CSV: JSON) | as it is |
+    """
+
+    TEXT = "text"
+    MONEY = "money"
+    INSTANT = "instant"
+    DURATION = "duration"
+    INT = "int"
+    BOOL = "bool"
+    NAMES = "names"
+    ANY = "any"
+
+
+_RIGHT: Final = frozenset({Kind.MONEY, Kind.INT, Kind.DURATION})
+
+
+@dataclass(frozen=True)
+class Column:
+    """One field of the output. `key` is its stable JSON name, `source` the row's key where that differs.
+
+    `shown` says whether a table shows it unasked; JSON, JSON lines and CSV always have every column, in this order.
+    A money column needs a `currency` column beside it.
+    """
+
+    key: str
+    kind: Kind = Kind.TEXT
+    source: str = ""
+    shown: bool = True
+
+    def value(self, row: Row) -> Any:
+        """The row's raw value; None where it has none."""
+        return row[self.source or self.key]
+
+
+# Options -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChangeOutput(Bundle):
+    """`-o` and `--json` for commands that change something and print what they made."""
+
+    output: Annotated[
+        OutputFormat | None,
+        typer.Option("--output", "-o", help="Form of the output.", show_default="table"),
+    ] = None
+    json: Annotated[bool, typer.Option("--json", help="Short for --output json.")] = False
+
+    def __post_init__(self) -> None:
+        if self.json and self.output not in (None, OutputFormat.JSON):
+            raise UsageError("output-conflict", f"--json and --output {self.output} exclude each other", "give one")
+
+    @property
+    def format(self) -> OutputFormat:
+        """The form that was asked for."""
+        return OutputFormat.JSON if self.json else self.output or OutputFormat.TABLE
+
+
+@dataclass(frozen=True)
+class ShowOutput(ChangeOutput):
+    """`-o`, `--json` and `--fields` for commands that show one thing."""
+
+    fields: Annotated[str | None, typer.Option("--fields", metavar="A,B", help="Only these fields, in this order.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class ListOutput(ShowOutput):
+    """All output options, for commands that list."""
+
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="[-]FIELD", help="Sort by a field; with - from high to low.")
+    ] = None
+    filter: Annotated[
+        list[str], typer.Option("--filter", metavar="FIELD=VALUE", help="Only rows whose field has this value.")
+    ] = field(default_factory=list)
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="At most N rows.")] = None
+
+
+def pick(columns: Sequence[Column], name: str) -> Column:
+    """The column called `name`; UsageError with the nearest one otherwise."""
+    for column in columns:
+        if column.key == name:
+            return column
+    known = [column.key for column in columns]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}"
+    raise UsageError("field-unknown", f"no field {name!r}", hint)
+
+
+def _chosen(columns: Sequence[Column], fields: str | None, form: OutputFormat) -> list[Column]:
+    """The columns to print. A table leaves out those that are not `shown`."""
+    if fields is not None:
+        return [pick(columns, name.strip()) for name in fields.split(",")]
+    return [column for column in columns if column.shown or form is not OutputFormat.TABLE]
+
+
+# Rows --------------------------------------------------------------------------------------------------------------
+
+
+def emit_rows(rows: Iterable[Row], columns: Sequence[Column], opts: ListOutput) -> None:
+    """Print rows to stdout in the form asked for, filtered, then sorted, then limited.
+
+    Rows are read one by one except where sorting or a table needs them all. Raises UsageError for unknown fields
+    before the first row is read.
+    """
+    _check_columns(columns)
+    chosen = _chosen(columns, opts.fields, opts.format)
+    order = pick(columns, opts.sort.removeprefix("-")) if opts.sort else None
+    tests = [_test(columns, text) for text in opts.filter]
+    kept: Iterable[Row] = (row for row in rows if all(test(row) for test in tests)) if tests else rows
+    if order is not None:
+        kept = _sorted(kept, order, descending=bool(opts.sort) and opts.sort[0] == "-")  # type: ignore[index]  # not None here
+    if opts.limit is not None:
+        kept = itertools.islice(kept, opts.limit)
+    _WRITERS[opts.format](kept, chosen)
+
+
+def emit_one(row: Row, columns: Sequence[Column], opts: ChangeOutput) -> None:
+    """Print one thing to stdout: a JSON object, or as a table one field a line."""
+    _check_columns(columns)
+    chosen = _chosen(columns, opts.fields if isinstance(opts, ShowOutput) else None, opts.format)
+    if opts.format is OutputFormat.JSON:
+        _write(json_safe(_json_object(row, chosen, indent=2)) + "\n")
+    elif opts.format is OutputFormat.TABLE:
+        width = max(len(column.key) for column in chosen)
+        _write("".join(f"{c.key.ljust(width)}{GAP}{_cell(c, c.value(row))}\n" for c in chosen))
+    else:
+        _WRITERS[opts.format]([row], chosen)
+
+
+def _check_columns(columns: Sequence[Column]) -> None:
+    keys = {column.key for column in columns}
+    assert len(keys) == len(columns), "two columns have the same key"
+    has_money = any(column.kind is Kind.MONEY for column in columns)
+    assert not has_money or "currency" in keys, "money needs its currency beside it"
+
+
+def _sorted(rows: Iterable[Row], column: Column, *, descending: bool) -> list[Row]:
+    """Rows in the order of a column's raw values; rows without a value come last either way."""
+    valued, empty = [], []
+    for row in rows:
+        (empty if column.value(row) is None else valued).append(row)
+
+    def key(row: Row) -> Any:
+        value = column.value(row)
+        return value.casefold() if isinstance(value, str) else str(value) if column.kind is Kind.ANY else value
+
+    return sorted(valued, key=key, reverse=descending) + empty
+
+
+def _test(columns: Sequence[Column], text: str) -> Callable[[Row], bool]:
+    """What `field=value` demands of a row; an empty value demands that there is none."""
+    name, equals, wanted = text.partition("=")
+    if not equals:
+        raise UsageError("filter-invalid", f"{text!r} is not a filter", "write it like --filter status=active")
+    column = pick(columns, name.strip())
+    if not wanted:
+        return lambda row: column.value(row) in (None, "", (), [])
+    match column.kind:
+        case Kind.MONEY:
+            micros = parse_money(wanted, signed=True)
+            return lambda row: column.value(row) == micros
+        case Kind.DURATION:
+            # The machine form is milliseconds; the human form has a unit.
+            wanted_ms = int(wanted) if wanted.isascii() and wanted.isdigit() else parse_duration_ms(wanted)
+            return lambda row: column.value(row) == wanted_ms
+        case Kind.INSTANT:
+            return lambda row: column.value(row) is not None and _text(column, column.value(row)).startswith(wanted)
+        case Kind.BOOL:
+            return lambda row: wanted.casefold() in (("yes", "true") if column.value(row) else ("no", "false"))
+        case Kind.NAMES:
+            return lambda row: wanted in (column.value(row) or ())
+        case _:
+            return lambda row: _text(column, column.value(row)).casefold() == wanted.casefold()
+
+
+# Values ------------------------------------------------------------------------------------------------------------
+
+
+def _json(column: Column, value: Any) -> object:
+    """The value as JSON has it."""
+    if value is None:
+        return None
+    match column.kind:
+        case Kind.MONEY:
+            return format_micros(value)
+        case Kind.INSTANT:
+            return format_instant(value)
+        case Kind.BOOL:
+            return bool(value)
+        case Kind.NAMES:
+            return list(value)
+        case _:
+            return value
+
+
+def _text(column: Column, value: Any) -> str:
+    """The value as CSV and plain output have it: exact, for machines; nothing where there is no value."""
+    plain = _json(column, value)
+    if plain is None:
+        return ""
+    if isinstance(plain, bool):
+        return "true" if plain else "false"
+    if column.kind is Kind.NAMES:
+        return " ".join(value)
+    if isinstance(plain, list | dict | tuple):
+        return _dumps(plain)
+    return str(plain)
+
+
+def _cell(column: Column, value: Any) -> str:
+    """The value as a table shows it to people; control characters are made visible."""
+    if value is None or value == "":
+        return NO_VALUE
+    match column.kind:
+        case Kind.MONEY:
+            return format_micros(value, trim=True)
+        case Kind.INSTANT:
+            return format_instant(value)[:19].replace("T", " ") + "Z"
+        case Kind.DURATION:
+            return format_duration(value)
+        case Kind.BOOL:
+            return "yes" if value else "no"
+        case Kind.NAMES:
+            return printable(", ".join(value)) or NO_VALUE
+        case _:
+            return printable(_text(column, value))
+
+
+def _dumps(value: object, indent: int | None = None) -> str:
+    import json  # tables do not need it
+
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _json_object(row: Row, columns: Sequence[Column], indent: int | None = None) -> str:
+    return _dumps({column.key: _json(column, column.value(row)) for column in columns}, indent)
+
+
+# Writers -----------------------------------------------------------------------------------------------------------
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+
+
+def _write_json(rows: Iterable[Row], columns: Sequence[Column]) -> None:
+    """One array, one row a line, written as the rows come."""
+    lead = "[\n"
+    for row in rows:
+        _write(lead + json_safe(_json_object(row, columns)))
+        lead = ",\n"
+    _write("\n]\n" if lead != "[\n" else "[]\n")
+
+
+def _write_jsonl(rows: Iterable[Row], columns: Sequence[Column]) -> None:
+    for row in rows:
+        _write(json_safe(_json_object(row, columns)) + "\n")
+
+
+def _write_csv(rows: Iterable[Row], columns: Sequence[Column]) -> None:
+    import csv  # only here
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([column.key for column in columns])
+    for row in rows:
+        writer.writerow([printable(_text(column, column.value(row))) for column in columns])
+
+
+def _write_plain(rows: Iterable[Row], columns: Sequence[Column]) -> None:
+    """Tab separated, no header; a tab in a value is written as `\\t`."""
+    for row in rows:
+        _write("\t".join(printable(_text(column, column.value(row))) for column in columns) + "\n")
+
+
+def _write_table(rows: Iterable[Row], columns: Sequence[Column]) -> None:
+    table = [[_cell(column, column.value(row)) for column in columns] for row in rows]
+    if sys.stdout.isatty() and len(table) <= RICH_ROWS and os.environ.get("TERM") != "dumb":
+        _draw(table, columns)
+    else:
+        _write("".join(_aligned(table, columns)))
+
+
+def _heading(column: Column) -> str:
+    return column.key.removesuffix("_ms").upper()
+
+
+def _aligned(table: Sequence[Sequence[str]], columns: Sequence[Column]) -> Iterator[str]:
+    """Lines of columns two spaces apart; nothing is cut, nothing is drawn."""
+    if not table:
+        return
+    headings = [_heading(column) for column in columns]
+    widths = [max(map(cells, column)) for column in zip(headings, *table, strict=True)]
+    right = [column.kind in _RIGHT for column in columns]
+    for line in [headings, *table]:
+        padded = []
+        for text, width, to_right in zip(line, widths, right, strict=True):
+            space = " " * (width - cells(text))
+            padded.append(space + text if to_right else text + space)
+        yield GAP.join(padded).rstrip() + "\n"
+
+
+def _draw(table: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
+    """The table as rich draws it on a terminal: fitted to its width, colours unless NO_COLOR."""
+    if not table:
+        return
+    from rich.console import Console  # 60 ms, and only people on a terminal need it
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        side: Any = "right" if column.kind in _RIGHT else "left"
+        # The first column names the row: the others are cut before it is.
+        drawn.add_column(
+            Text(_heading(column)), justify=side, no_wrap=True, overflow="ellipsis" if number else "ignore"
+        )
+    for line in table:
+        drawn.add_row(*(Text(cell) for cell in line))
+    Console(file=sys.stdout, highlight=False, markup=False, emoji=False).print(drawn)
+
+
+_WRITERS: Final[Mapping[OutputFormat, Callable[[Iterable[Row], Sequence[Column]], None]]] = {
+    OutputFormat.TABLE: _write_table,
+    OutputFormat.JSON: _write_json,
+    OutputFormat.JSONL: _write_jsonl,
+    OutputFormat.CSV: _write_csv,
+    OutputFormat.PLAIN: _write_plain,
+}
+
+
+# Talking -----------------------------------------------------------------------------------------------------------
+
+
+def notice(text: str) -> None:
+    """Say something to the person, on stderr."""
+    sys.stdout.flush()  # what was printed before stays before
+    print(printable(text), file=sys.stderr)  # noqa: T201  # stderr is for people
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed. Returns when the answer is yes or `--yes` was given.
+
+    Raises UsageError without a terminal to ask on, Refused when the answer is anything else.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("confirmation-needed", f"{question} There is no terminal to ask on", "give --yes to do it")
+    sys.stderr.write(f"{printable(question)} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
+        raise Refused("not-confirmed", "nothing was changed")
