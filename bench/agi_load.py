@@ -157,30 +157,22 @@ class _Load:
             self.finished += 1
             return
         self.open[sock.fileno()] = exchange
+        self.poll.register(sock.fileno(), select.EPOLLOUT)
         # On loopback the connection is mostly there already, and one round of epoll is saved.
-        self.poll.register(sock.fileno(), select.EPOLLIN if self.send_request(exchange) else select.EPOLLOUT)
-
-    def send_request(self, exchange: _Exchange) -> bool:
-        try:
-            exchange.sent = exchange.sock.send(exchange.request) == len(exchange.request)
-        except OSError:
-            exchange.sent = False  # not connected yet, or refused: the next event tells which
-        return exchange.sent
+        self.step(exchange)
 
     def step(self, exchange: _Exchange) -> None:
         """Go on with an exchange whose socket is ready."""
         try:
             if exchange.sent:
                 self.read(exchange)
-            else:
-                code = exchange.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if code:
-                    raise OSError(code, "connect")
-                if not self.send_request(exchange):
-                    raise OSError(errno.ENOBUFS, "the request did not fit into the socket buffer")
+            elif exchange.sock.send(exchange.request) == len(exchange.request):
+                exchange.sent = True
                 self.poll.modify(exchange.sock.fileno(), select.EPOLLIN)
+            else:
+                raise OSError(errno.ENOBUFS, "the request did not fit into the socket buffer")
         except BlockingIOError:
-            return
+            return  # not connected yet, or nothing to read yet
         except OSError as error:
             self.finish(exchange, errno.errorcode.get(error.errno or 0, type(error).__name__))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,16 +16,25 @@ COMPLETION_VARIABLE = "_CAPCONDUIT_COMPLETE"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `argv` (default: the process's own) and return the exit code; see capconduit(1) for their meaning."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding lacks is shown escaped; it must not end a command half-way.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     if COMPLETION_VARIABLE in os.environ:
         from capconduit_cli.completion import answer
 
         return answer(os.environ, arguments)
     debug = "--debug" in arguments or os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
     return int(run_guarded(lambda: _run(arguments), debug=debug))
+
+
+def _prepare_streams() -> None:
+    """Make stdout and stderr writable whatever they are: closed by the caller (`>&-`), or poor in characters."""
+    if sys.stdout is None:  # Python's own when the descriptor is closed
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # for the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # for the process
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is shown escaped; it must not end a command half-way.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(arguments: list[str]) -> None:

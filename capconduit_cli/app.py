@@ -151,14 +151,14 @@ class Root(Group):
         return items + ClickCommand.shell_complete(self, ctx, incomplete)
 
 
-def _print_version(value: bool) -> None:
-    if value:
+def _print_version(ctx: typer.Context, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
         typer.echo(f"{PROGRAM} {__version__}")
         raise typer.Exit
 
 
-def _print_completion(value: Shell | None) -> None:
-    if value:
+def _print_completion(ctx: typer.Context, value: Shell | None) -> None:
+    if value and not ctx.resilient_parsing:
         from capconduit_cli.completion import script
 
         typer.echo(script(value.value), nl=False)

@@ -120,7 +120,7 @@ def _usage_error(error: ClickException) -> UsageError:
             text = error.message.rstrip(".").replace("Option ", "option ", 1)
             return UsageError("option-usage", text, see)
         case ClickUsageError() if error.message.startswith("Got unexpected extra argument"):
-            extra = re.search(r"\((.*)\)", error.message, re.DOTALL)
+            extra = re.search(r"\(s\) \((.*)\)", error.message, re.DOTALL)
             text = f"{path!r} does not take {extra[1]!r}" if extra else error.message
             return UsageError("argument-unexpected", text, _usage_line(ctx) or see)
     return UsageError("usage", error.format_message(), see)

@@ -160,7 +160,7 @@ def emit_rows(rows: Iterable[Row], columns: Sequence[Column], opts: ListOutput) 
     tests = [_test(columns, text) for text in opts.filter]
     kept: Iterable[Row] = (row for row in rows if all(test(row) for test in tests)) if tests else rows
     if order is not None:
-        kept = _sorted(kept, order, descending=bool(opts.sort) and opts.sort[0] == "-")  # type: ignore[index]  # not None here
+        kept = _sorted(kept, order, descending=(opts.sort or "").startswith("-"))
     if opts.limit is not None:
         kept = itertools.islice(kept, opts.limit)
     _WRITERS[opts.format](kept, chosen)
@@ -188,7 +188,8 @@ def _check_columns(columns: Sequence[Column]) -> None:
 
 def _sorted(rows: Iterable[Row], column: Column, *, descending: bool) -> list[Row]:
     """Rows in the order of a column's raw values; rows without a value come last either way."""
-    valued, empty = [], []
+    valued: list[Row] = []
+    empty: list[Row] = []
     for row in rows:
         (empty if column.value(row) is None else valued).append(row)
 

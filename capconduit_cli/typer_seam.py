@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin
 
 import typer
 from typer._click.core import Command as ClickCommand
-from typer._click.core import Context, Parameter
+from typer._click.core import Context, Parameter, augment_usage_errors
 from typer._click.exceptions import NoArgsIsHelpError as NoArguments
 from typer._click.exceptions import UsageError as ClickUsageError
 from typer._click.formatting import HelpFormatter
@@ -274,11 +274,18 @@ class Command(TyperCommand):
         _read_plainly([option] if option else [])
         return option
 
+    def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002  # Typer's call
+        return summary_of(self)
+
     def make_parser(self, ctx: Context) -> _OptionParser:
         parser = _Parser(ctx)
         for param in self.get_params(ctx):
             param.add_to_parser(parser, ctx)
         return parser
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        with augment_usage_errors(ctx):
+            return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Context) -> list[str]:
         return _usage_pieces(self, ctx)
@@ -300,6 +307,13 @@ class Group(TyperGroup):
         option = super().get_help_option(ctx)
         _read_plainly([option] if option else [])
         return option
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        with augment_usage_errors(ctx):
+            return super().parse_args(ctx, args)
+
+    def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002  # Typer's call
+        return summary_of(self)
 
     def collect_usage_pieces(self, ctx: Context) -> list[str]:  # noqa: ARG002  # Typer's call
         options = ["[OPTIONS]"] if self.params else []

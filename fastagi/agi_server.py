@@ -409,12 +409,11 @@ class _Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(self._server.limits.applied_wait_ms / 1_000, self.abort)
 
     def _read_replies(self, data: bytes) -> None:
-        """Only the first reply after our command is its answer; what came before it is no answer to anything."""
+        """The first reply after our command is its answer; before it nothing is pending, and `_tell` says nothing."""
         if not data:
             return
         for result in self._replies.feed(data):
-            if self._state == _ANSWERED:
-                self._tell(result.applied)
+            self._tell(result.applied)
         if self._replies.overflowed:
             self.abort()
 

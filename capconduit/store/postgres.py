@@ -122,7 +122,7 @@ class PostgresStore(SqlStore):
         try:
             with _translated():
                 connection.execute("BEGIN" if write else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            yield SqlTransaction(dialect)
+            yield SqlTransaction(dialect, write=write)
             with _translated():
                 connection.execute("COMMIT")
         except BaseException:

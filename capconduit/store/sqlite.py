@@ -110,7 +110,7 @@ class SqliteStore(SqlStore):
         with _translated(self.path):
             connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
-            yield SqlTransaction(SqliteDialect(connection, self.path))
+            yield SqlTransaction(SqliteDialect(connection, self.path), write=write)
         except BaseException:
             connection.rollback()
             raise

@@ -95,10 +95,13 @@ class Dialect(ABC):
 
 
 class SqlTransaction(Transaction):
-    """Transaction over a Dialect."""
+    """Transaction over a Dialect. One that only reads locks nothing and makes no rows."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, *, write: bool) -> None:
         self._db = dialect
+        self._writes = write
+        self._for_update = dialect.for_update if write else ""
+        self._for_share = dialect.for_share if write else ""
 
     def query(self, sql: str) -> list[Any]:
         """Rows of a statement without parameters; for the store's own book-keeping."""
@@ -165,7 +168,7 @@ class SqlTransaction(Transaction):
     # --- the estate ---------------------------------------------------------------------------------------------------
 
     def estate_version(self, *, for_change: bool = False) -> int:
-        lock = self._db.for_update if for_change else self._db.for_share
+        lock = self._for_update if for_change else self._for_share
         rows = self._db.query(f"SELECT version FROM estate_version WHERE id = 1{lock}", {})
         return int(rows[0][0])
 
@@ -191,7 +194,7 @@ class SqlTransaction(Transaction):
         values = self._db.pair_values("keys", wanted)
         where = self._db.any_pair(("node", "uniqueid"), "keys")
         calls = mapping(Call)
-        sql = f"{calls.select} /* all tenants */ WHERE {where} ORDER BY node, uniqueid{self._db.for_update}"
+        sql = f"{calls.select} /* all tenants */ WHERE {where} ORDER BY node, uniqueid{self._for_update}"
         for row in self._db.query(sql, values):
             call = calls.load(row)
             books.calls[call.id] = call
@@ -226,7 +229,7 @@ class SqlTransaction(Transaction):
         wanted = sorted(set(seller_ids) - books.accounts.keys())
         if not wanted:
             return
-        where = f"{self._db.any_of('seller_id', 'ids')} /* all tenants */ ORDER BY seller_id{self._db.for_update}"
+        where = f"{self._db.any_of('seller_id', 'ids')} /* all tenants */ ORDER BY seller_id{self._for_update}"
         for account in self._select(Account, where, {"ids": self._db.list_value(wanted)}):
             books.accounts[account.seller_id] = account
 
@@ -235,7 +238,7 @@ class SqlTransaction(Transaction):
         if not wanted:
             return
         missing = self._load_counters(wanted, books)
-        if missing:
+        if missing and self._writes:
             m = mapping(Counter)
             fresh = [
                 Counter(tenant_id=keys[k], cap_id=k[0], window_start_ms=k[1], used=0, in_flight=0, base=0)
@@ -250,7 +253,7 @@ class SqlTransaction(Transaction):
         """Lock and load; the keys that have no row."""
         where = (
             f"{self._db.any_pair(('cap_id', 'window_start_ms'), 'keys')} /* all tenants */"
-            f" ORDER BY cap_id, window_start_ms{self._db.for_update}"
+            f" ORDER BY cap_id, window_start_ms{self._for_update}"
         )
         for counter in self._select(Counter, where, self._db.pair_values("keys", keys)):
             books.counters[(counter.cap_id, counter.window_start_ms)] = counter

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from capconduit.domain.books import Books, CallKey, CounterKey
 from capconduit.domain.estate import Estate
-from capconduit.domain.model import Cap
+from capconduit.domain.model import Call, Cap, Node, Tenant
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
@@ -57,11 +57,15 @@ class Transaction(Protocol):
         """Remove a row. Raises Refused (`in-use`) where something refers to it."""
         ...
 
-    def nodes(self) -> Sequence[Any]:
-        """All daemons ever seen (domain Node rows); they belong to the installation, not to a tenant."""
+    def tenants(self) -> Sequence[Tenant]:
+        """All tenants of the installation, the first one first."""
         ...
 
-    def put_node(self, node: Any) -> None:
+    def nodes(self) -> Sequence[Node]:
+        """All daemons ever seen; they belong to the installation, not to a tenant."""
+        ...
+
+    def put_node(self, node: Node) -> None:
         """Add or replace a daemon's row."""
         ...
 
@@ -101,8 +105,8 @@ class Transaction(Protocol):
         """The channels of the live calls with these values."""
         ...
 
-    def node_calls(self, node: str) -> Sequence[Any]:
-        """The live calls of one node, of all tenants (domain Call rows)."""
+    def node_calls(self, node: str) -> Sequence[Call]:
+        """The live calls of one node, of all tenants."""
         ...
 
     # --- recounting ---------------------------------------------------------------------------------------------------

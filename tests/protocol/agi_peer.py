@@ -1,4 +1,4 @@
-"""A test's Asterisk at the far end of FastAGI: sends the environment, and understands commands as Asterisk's C does.
+"""Both ends of FastAGI for tests: an Asterisk that understands commands as its C does, and a server for one test.
 
 `read_command`, `parse_args`, `separate_args` and `apply_mset` are models written from res/res_agi.c (run_agi,
 parse_args), main/app.c (__ast_app_separate_args) and main/pbx_variables.c (pbx_builtin_setvar_multiple); the same
@@ -8,11 +8,18 @@ texts in 16.28 and 22.10.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
+
+import pytest
+import uvloop
+
+from fastagi.agi_server import AgiLimits, AgiReply, AgiRequest, AgiServer, Endpoint
 
 PATIENCE_S: Final = 10.0  # for anything a test waits for
 AGI_BUFFER_BYTES: Final = 8_192
@@ -217,3 +224,48 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - the condition is a plain attribute of the code under test
             await asyncio.sleep(0)
+
+
+# -- the server under test --------------------------------------------------------------------------------------------
+
+Runner = Callable[[Coroutine[Any, Any, None]], None]
+
+LATE: Final = (("CC_REASON", "engine_timeout"), ("CC_VERDICT", "reject"))
+# Long enough that no test meets a bound that it does not set itself.
+PATIENT: Final = AgiLimits(header_ms=60_000, deadline_ms=60_000, applied_wait_ms=60_000)
+
+
+async def dial(request: AgiRequest) -> AgiReply:
+    """A handler that admits at once."""
+    return AgiReply((("CC_VERDICT", "dial"),))
+
+
+def reject_late(request: AgiRequest) -> AgiReply:
+    """The stand-in for a handler that is late or failed."""
+    return AgiReply(LATE)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loops(request: pytest.FixtureRequest) -> Runner:
+    """Runs a coroutine on the loop of the parameter."""
+    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    def run(scene: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(scene)
+
+    return run
+
+
+@asynccontextmanager
+async def serving(
+    endpoints: Mapping[str, Endpoint], limits: AgiLimits = PATIENT
+) -> AsyncIterator[tuple[AgiServer, int]]:
+    """A server and its port; on the way out it is closed and must hold nothing any more."""
+    server = AgiServer(endpoints, limits, logging.getLogger("agi"))
+    port = await server.start("127.0.0.1", 0)
+    try:
+        yield server, port
+    finally:
+        await server.close()
+    assert (server.live_connections, server.handlers_at_work) == (0, 0)

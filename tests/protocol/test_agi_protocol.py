@@ -124,6 +124,15 @@ def test_too_many_query_fields_are_refused() -> None:
     assert read_header(environment(f"route?{query}")) is HeaderFault.TOO_MANY_QUERY_FIELDS
 
 
+@pytest.mark.parametrize("data", [b"a\n\r\n\nrest", b"a\r\n\n\r\nrest", b"\r\n\nrest", b"a\n\n\r\nrest"])
+def test_the_first_empty_line_ends_the_header_in_one_segment_as_in_many(data: bytes) -> None:
+    whole = HeaderReader()
+    whole.feed(data)
+    bytewise = HeaderReader()
+    ended_at = next(place for place in range(len(data)) if bytewise.feed(data[place : place + 1]) is not None)
+    assert whole.rest == data[ended_at + 1 :]
+
+
 def test_what_follows_the_header_is_kept_apart() -> None:
     reader = HeaderReader()
     assert isinstance(reader.feed(environment("route") + b"HANGUP\n"), bytes)

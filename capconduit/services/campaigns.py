@@ -1,0 +1,172 @@
+"""Campaigns: a seller's streams of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from capconduit.domain.model import Campaign, Did, Rate, Rule, Seller
+from capconduit.errors import Refused, UsageError
+from capconduit.services.caps import remove_caps_of
+from capconduit.services.office import Desk, Office, check_name
+from capconduit.vocab import CampaignStatus, CapScope, Strategy
+
+DEFAULT_RING_BUDGET_MS: Final = 90_000
+DEFAULT_MAX_DURATION_MS: Final = 4 * 3_600_000
+MAX_DURATION_MS: Final = 24 * 3_600_000
+MAX_ATTEMPTS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignView:
+    """A campaign with the names of its seller and rate, and how many DIDs and rules it has."""
+
+    campaign: Campaign
+    seller: str
+    rate: str
+    dids: int
+    rules: int
+
+
+def check_numbers(fields: dict[str, Any]) -> dict[str, Any]:
+    """The campaign's numbers within their bounds. Raises UsageError."""
+    bounds = {
+        "max_attempts": (1, MAX_ATTEMPTS, "targets to try"),
+        "ring_budget_ms": (1_000, 600_000, "ms of ringing"),
+        "max_duration_ms": (1_000, MAX_DURATION_MS, "ms of talk"),
+        "billable_threshold_ms": (0, 3_600_000, "ms of talk"),
+    }
+    for name, (low, high, what) in bounds.items():
+        if name in fields and not low <= fields[name] <= high:
+            raise UsageError("number-out-of-range", f"{fields[name]} {what}: too few or too many", f"{low} to {high}")
+    return fields
+
+
+def add_campaign(
+    office: Office,
+    name: str,
+    *,
+    seller: str,
+    rate: str,
+    strategy: Strategy = Strategy.PRIORITY,
+    billable_threshold_ms: int = 0,
+    max_attempts: int | None = None,
+    ring_budget_ms: int = DEFAULT_RING_BUDGET_MS,
+    max_duration_ms: int = DEFAULT_MAX_DURATION_MS,
+) -> CampaignView:
+    """A new, active campaign. Raises UsageError, NotFound, Refused (the rate is kept in another currency)."""
+    check_name("campaign", name)
+
+    def work(desk: Desk) -> CampaignView:
+        seller_row, rate_row = desk.named(Seller, seller), desk.named(Rate, rate)
+        _same_currency(seller_row, rate_row)
+        numbers = check_numbers(
+            {
+                "billable_threshold_ms": billable_threshold_ms,
+                "max_attempts": max_attempts or desk.settings().default_max_attempts,
+                "ring_budget_ms": ring_budget_ms,
+                "max_duration_ms": max_duration_ms,
+            }
+        )
+        campaign = Campaign(
+            **desk.stamp(),
+            name=name,
+            seller_id=seller_row.id,
+            rate_id=rate_row.id,
+            status=CampaignStatus.ACTIVE,
+            strategy=strategy,
+            **numbers,
+        )
+        desk.add("campaign", campaign)
+        return _view(desk, campaign)
+
+    return office.change(work)
+
+
+def list_campaigns(office: Office) -> Sequence[CampaignView]:
+    """All campaigns by name."""
+
+    def work(desk: Desk) -> Sequence[CampaignView]:
+        names = _Names(desk)
+        return [names.view(c) for c in sorted(desk.tx.rows(Campaign, desk.tenant_id), key=lambda c: c.name)]
+
+    return office.read(work)
+
+
+def show_campaign(office: Office, name: str) -> CampaignView:
+    """One campaign. Raises NotFound."""
+    return office.read(lambda desk: _view(desk, desk.named(Campaign, name)))
+
+
+def set_campaign(office: Office, name: str, *, rate: str | None = None, **fields: Any) -> CampaignView:
+    """Change the rate, strategy, status or numbers; live calls keep what they began with."""
+    check_numbers(fields)
+
+    def work(desk: Desk) -> CampaignView:
+        campaign = desk.named(Campaign, name)
+        changed = replace(campaign, **fields, updated_ms=desk.now_ms)
+        if rate is not None:
+            rate_row = desk.named(Rate, rate)
+            seller = desk.tx.find(Seller, desk.tenant_id, id=campaign.seller_id)
+            assert seller is not None  # a foreign key holds it
+            _same_currency(seller, rate_row)
+            changed = replace(changed, rate_id=rate_row.id)
+        desk.change("campaign", campaign, changed)
+        return _view(desk, changed)
+
+    return office.change(work)
+
+
+def pause_campaign(office: Office, name: str, *, paused: bool) -> CampaignView:
+    """Stop a campaign from taking new calls, or let it again; live calls go on."""
+    return set_campaign(office, name, status=CampaignStatus.PAUSED if paused else CampaignStatus.ACTIVE)
+
+
+def remove_campaign(office: Office, name: str) -> None:
+    """Remove a campaign without DIDs, rules and live calls. Raises NotFound, Refused."""
+
+    def work(desk: Desk) -> None:
+        campaign = desk.named(Campaign, name)
+        if desk.tx.live_call_keys(desk.tenant_id, campaign_id=campaign.id):
+            raise Refused("campaign-in-use", f"campaign {name!r} has live calls", "pause it and wait for their end")
+        remove_caps_of(desk, CapScope.CAMPAIGN, campaign.id)
+        desk.remove("campaign", campaign, "release its DIDs and remove its rules first")
+
+    office.change(work)
+
+
+def _same_currency(seller: Seller, rate: Rate) -> None:
+    if seller.currency != rate.currency:
+        raise Refused(
+            "currency-mismatch",
+            f"seller {seller.name!r} is kept in {seller.currency}, rate {rate.name!r} in {rate.currency}",
+            f"use a rate in {seller.currency}",
+        )
+
+
+class _Names:
+    """What campaigns refer to and what refers to them, read once."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._sellers = {s.id: s.name for s in desk.tx.rows(Seller, desk.tenant_id)}
+        self._rates = {r.id: r.name for r in desk.tx.rows(Rate, desk.tenant_id)}
+        self._dids: dict[str | None, int] = {}
+        self._rules: dict[str | None, int] = {}
+        for did in desk.tx.rows(Did, desk.tenant_id):
+            self._dids[did.campaign_id] = self._dids.get(did.campaign_id, 0) + 1
+        for rule in desk.tx.rows(Rule, desk.tenant_id):
+            self._rules[rule.campaign_id] = self._rules.get(rule.campaign_id, 0) + 1
+
+    def view(self, campaign: Campaign) -> CampaignView:
+        return CampaignView(
+            campaign,
+            self._sellers[campaign.seller_id],
+            self._rates[campaign.rate_id],
+            self._dids.get(campaign.id, 0),
+            self._rules.get(campaign.id, 0),
+        )
+
+
+def _view(desk: Desk, campaign: Campaign) -> CampaignView:
+    return _Names(desk).view(campaign)

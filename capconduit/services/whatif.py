@@ -1,0 +1,69 @@
+"""What would happen to a call, now or at another instant: the decision, asked without taking anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from capconduit.domain.admission import reject_answer, ring_seconds
+from capconduit.domain.books import Books
+from capconduit.domain.calls import DialAnswer, RouteAnswer, RouteRequest
+from capconduit.domain.dialing import dial_string
+from capconduit.domain.numbers import parse_number
+from capconduit.domain.routing import Decision, route
+from capconduit.services.engine import accounts_and_counters
+from capconduit.services.office import Desk, Office
+
+_SEED = "what-if"  # stands for the call's id where the strategy draws
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """What would be answered at `at_ms`, and the decision with its trace."""
+
+    at_ms: int
+    decision: Decision
+    answer: RouteAnswer
+
+
+def what_if(office: Office, did: str, *, caller: str = "", trunk: str = "", at_ms: int | None = None) -> WhatIf:
+    """Decide about a call on `did` from `caller` as if it came at `at_ms` (default: now), by the balances and counts of
+    now. Raises UsageError for a DID that is no number."""
+
+    def work(desk: Desk) -> WhatIf:
+        estate = desk.tx.load_estate()
+        now_ms = desk.now_ms if at_ms is None else at_ms
+        request = RouteRequest(
+            node="what-if",
+            boot_id="",
+            uniqueid=_SEED,
+            dnid=parse_number(did, desk.settings().default_region),
+            ani=caller,
+            trunk=trunk,
+            arrived_ms=now_ms,
+        )
+        books = Books()
+        sellers, keys = accounts_and_counters(request, estate, books, now_ms)
+        desk.tx.lock_accounts(sellers, books)
+        desk.tx.lock_counters(keys, books)
+        decision = route(request, estate, books, now_ms, _SEED)
+        settings = estate.settings(decision.tenant_id)
+        if decision.reject is not None:
+            return WhatIf(now_ms, decision, reject_answer("", decision.reject, decision.reason, settings))
+        return WhatIf(now_ms, decision, _dial(decision))
+
+    return office.read(work)
+
+
+def _dial(decision: Decision) -> DialAnswer:
+    first, campaign, funding = decision.candidates[0], decision.campaign, decision.funding
+    assert campaign is not None  # a decision that is no reject has both
+    assert funding is not None
+    return DialAnswer(
+        call_id="",
+        attempt=1,
+        dial=dial_string(first.target),
+        ring_s=ring_seconds(first, campaign.ring_budget_ms),
+        funded_s=funding.funded_s,
+        ceiling_ms=campaign.max_duration_ms,
+        target=first.target.name,
+    )

@@ -1,0 +1,71 @@
+"""Parameters that commands share: amounts, durations, instants, --yes, --dry-run, and completion of names."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Final
+
+import typer
+
+from capconduit.units import Micros, Millis, parse_duration_ms, parse_money
+from capconduit_cli.app import CliState, state
+
+COMPLETIONS: Final = 500  # names offered to a shell at most
+
+# A name to complete, alone or with what is said about it.
+Offer = str | tuple[str, str]
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; for scripts.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change and change nothing.")]
+
+
+def completer(names: Callable[[CliState], Iterable[Offer]]) -> Callable[[typer.Context, str], list[Offer]]:
+    """An `autocompletion=` that offers those of `names` that begin with what is typed.
+
+    `names` gets the state of the run (config, tenant). Completion fails open: see capconduit_cli.completion.
+    """
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[Offer]:
+        offers = names(state(ctx))
+        fitting = (o for o in offers if (o if isinstance(o, str) else o[0]).startswith(incomplete))
+        return list(itertools.islice(fitting, COMPLETIONS))
+
+    return complete
+
+
+def money_option(*names: str, help: str, **more: Any) -> Any:
+    """An option whose value is Micros: `rate: Annotated[int, money_option("--per-minute", help="...")]`.
+
+    Takes `25`, `25.50`; a named currency is checked by the command, which knows the account's.
+    """
+    return typer.Option(*names, metavar=more.pop("metavar", "AMOUNT"), parser=parse_unsigned, help=help, **more)
+
+
+def duration_option(*names: str, help: str, **more: Any) -> Any:
+    """An option whose value is milliseconds: `ring_ms: Annotated[int, duration_option("--ring", help="...")] = 20_000`.
+
+    Takes `90s`, `1m30s`; give `show_default="20s"` so that the help does not show milliseconds.
+    """
+    return typer.Option(*names, metavar=more.pop("metavar", "DURATION"), parser=parse_duration_ms, help=help, **more)
+
+
+def instant_option(*names: str, help: str, **more: Any) -> Any:
+    """An option whose value is UTC milliseconds: `since: Annotated[int | None, instant_option("--since", help="...")]`.
+
+    Takes ISO times, `yesterday`, `monday`, `-2h`; a time without an offset is UTC.
+    """
+    return typer.Option(*names, metavar=more.pop("metavar", "TIME"), parser=parse_time, help=help, **more)
+
+
+def parse_unsigned(text: str) -> Micros:
+    """Micros of an amount without a sign. Raises UsageError."""
+    return parse_money(text)
+
+
+def parse_time(text: str) -> Millis:
+    """UTC milliseconds of `text`, relative ones counted from now. Raises UsageError."""
+    from capconduit.clock import SystemClock  # few commands take times
+    from capconduit.units import parse_instant
+
+    return parse_instant(text, now_ms=SystemClock().now_ms())

@@ -1,0 +1,301 @@
+"""AMI messages translated into typed, frozen events; pure: no socket, no clock, nothing raised.
+
+Fields and meanings: Asterisk main/manager_channels.c (Newchannel, DialBegin, DialEnd, HangupRequest, SoftHangupRequest,
+Hangup) and main/manager_bridges.c (BridgeEnter, BridgeLeave); compared with what Asterisk 22.10 sends. Messages are
+hostile text: what lacks a field that is needed, or is not one of ours, becomes None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from decimal import Decimal, InvalidOperation
+from typing import Final, TypeAlias
+
+from capconduit.units import MS_PER_SECOND
+from capconduit.vocab import DialStatus
+
+TIMESTAMP_CHARS: Final = 24  # 10 digits of seconds, a point, 6 of micros; longer is not a timestamp
+NUMBER_CHARS: Final = 9
+ZONE_STEP_MS: Final = 15 * 60 * MS_PER_SECOND  # every time zone is a multiple of a quarter of an hour from UTC
+
+
+@dataclass(frozen=True, slots=True)
+class NewChannel:
+    """A channel came to be. `at_ms` is UTC ms here and below, from AMI's Timestamp where there is one."""
+
+    uniqueid: str
+    linkedid: str
+    channel: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DialBegan:
+    """Dial sent a call to a target: `uniqueid` is the caller's, `dest_*` the leg that was created."""
+
+    uniqueid: str
+    linkedid: str
+    dest_uniqueid: str
+    dest_channel: str
+    dial_string: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DialEnded:
+    """What became of one dialled leg. ANSWER: the target's leg answered now. None: a status that is unknown here."""
+
+    uniqueid: str
+    dest_uniqueid: str
+    status: DialStatus | None
+    channel: str
+    dest_channel: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LegJoinedBridge:
+    """A channel began to talk in a bridge."""
+
+    uniqueid: str
+    linkedid: str
+    channel: str
+    bridge_id: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LegLeftBridge:
+    """A channel no longer talks in a bridge."""
+
+    uniqueid: str
+    linkedid: str
+    channel: str
+    bridge_id: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class HangupRequested:
+    """Somebody wants this channel to end.
+
+    Not `soft`: the far side of this very channel hung up (BYE, CANCEL or an error came in on it), so the first one of a
+    call says who ended it. `soft`: Asterisk itself ends it (the dialplan, Dial, a shutdown); AMI Hangup and
+    TIMEOUT(absolute) have no HangupRequest of their own.
+    """
+
+    uniqueid: str
+    linkedid: str
+    channel: str
+    cause: int
+    soft: bool
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelHungUp:
+    """A channel is gone. `cause` is Q.850; 0 after a Dial that timed out. AMI does not say who hung up."""
+
+    uniqueid: str
+    linkedid: str
+    channel: str
+    cause: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The link stands: logged in, Asterisk fully booted.
+
+    `asterisk_started_ms`: when this Asterisk started, None where it may not be asked. `restarted`: it is not the one
+    that was known before; what lived there then has ended without a word.
+    """
+
+    asterisk_started_ms: int | None
+    restarted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The link is lost; events are missed from here to the next LinkUp and its ChannelList."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveChannel:
+    """One row of CoreShowChannels. `state` is Asterisk's (6 is up); `duration_s` counts from its creation."""
+
+    uniqueid: str
+    linkedid: str
+    channel: str
+    state: int
+    application: str
+    bridge_id: str
+    duration_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelList:
+    """The channels that lived at some moment after `at_ms` (when they were asked for).
+
+    Not `complete`: it may not be asked, was cut or too long; then absence proves nothing.
+    """
+
+    channels: tuple[LiveChannel, ...]
+    complete: bool
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncNeeded:
+    """Events were lost here; ask for the channels again. `reason` says why."""
+
+    reason: str
+
+
+CallEvent: TypeAlias = (
+    NewChannel | DialBegan | DialEnded | LegJoinedBridge | LegLeftBridge | HangupRequested | ChannelHungUp
+)
+LinkEvent: TypeAlias = LinkUp | LinkDown | ChannelList | ResyncNeeded
+AmiEvent: TypeAlias = CallEvent | LinkEvent
+
+
+def translate(message: Mapping[str, str], received_ms: int) -> CallEvent | None:
+    """The CallEvent of an AMI message, or None where it is none of ours or lacks what it needs."""
+    make = _TRANSLATIONS.get(message.get("Event", ""))
+    if make is None or not message.get("Uniqueid"):
+        return None
+    return make(message, timestamp_ms(message.get("Timestamp", ""), received_ms))
+
+
+def timestamp_ms(text: str, otherwise_ms: int) -> int:
+    """UTC ms of AMI's Timestamp (`1795261493.556147`, seconds), cut to ms; `otherwise_ms` where it is not one."""
+    if not text or len(text) > TIMESTAMP_CHARS:
+        return otherwise_ms
+    try:
+        seconds = Decimal(text)
+    except InvalidOperation:
+        return otherwise_ms
+    if not seconds.is_finite() or not 0 < seconds < Decimal(10) ** 11:
+        return otherwise_ms
+    return int(seconds * MS_PER_SECOND)
+
+
+def started_ms(core_status: Mapping[str, str], uptime_s: int | None, now_ms: int, local: tzinfo | None) -> int | None:
+    """When Asterisk started, in UTC ms with a whole second, from CoreStatus; None where it does not say.
+
+    CoreStatus gives Asterisk's local time without its zone. With the uptime of FullyBooted the zone follows (so the
+    value is the same at each connect, whatever the zones of the two processes); without it `local` is taken, the zone
+    of this process where None.
+    """
+    text = f"{core_status.get('CoreStartupDate', '')} {core_status.get('CoreStartupTime', '')}"
+    try:
+        naive = datetime.strptime(text, "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007 - the zone is found below
+    except ValueError:
+        return None
+    if uptime_s is None:
+        zoned = naive.astimezone() if local is None else naive.replace(tzinfo=local)
+        return int(zoned.timestamp()) * MS_PER_SECOND
+    as_utc_ms = int(naive.replace(tzinfo=UTC).timestamp()) * MS_PER_SECOND
+    about_ms = now_ms - uptime_s * MS_PER_SECOND
+    steps = (as_utc_ms - about_ms + ZONE_STEP_MS // 2) // ZONE_STEP_MS
+    return as_utc_ms - steps * ZONE_STEP_MS
+
+
+def live_channel(row: Mapping[str, str]) -> LiveChannel | None:
+    """The channel of one CoreShowChannel event, or None where it is not one."""
+    if row.get("Event") != "CoreShowChannel" or not row.get("Uniqueid"):
+        return None
+    return LiveChannel(
+        uniqueid=row["Uniqueid"],
+        linkedid=row.get("Linkedid", ""),
+        channel=row.get("Channel", ""),
+        state=whole_number(row.get("ChannelState", "")),
+        application=row.get("Application", ""),
+        bridge_id=row.get("BridgeId", ""),
+        duration_s=_duration_s(row.get("Duration", "")),
+    )
+
+
+def channel_list(rows: Sequence[Mapping[str, str]], at_ms: int) -> ChannelList:
+    """The list of a whole CoreShowChannels reply; complete only where its end came and the counts agree."""
+    channels = tuple(channel for row in rows if (channel := live_channel(row)) is not None)
+    last = rows[-1] if rows else {}
+    complete = last.get("Event") == "CoreShowChannelsComplete" and last.get("ListItems") == str(len(channels))
+    return ChannelList(channels, complete, at_ms)
+
+
+def whole_number(text: str) -> int:
+    """A small whole number of AMI; 0 where there is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= NUMBER_CHARS else 0
+
+
+def _duration_s(text: str) -> int:
+    """Seconds of `HH:MM:SS`; hours may have more than two digits."""
+    parts = text.split(":")
+    if len(parts) != 3:
+        return 0
+    hours, minutes, seconds = (whole_number(part) for part in parts)
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _new_channel(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
+    return NewChannel(*_leg(message), at_ms)
+
+
+def _dial_began(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
+    uniqueid, linkedid, _ = _leg(message)
+    dest_uniqueid = message.get("DestUniqueid", "")
+    if not dest_uniqueid:
+        return None
+    dest_channel, dial_string = message.get("DestChannel", ""), message.get("DialString", "")
+    return DialBegan(uniqueid, linkedid, dest_uniqueid, dest_channel, dial_string, at_ms)
+
+
+def _dial_ended(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
+    dest_uniqueid = message.get("DestUniqueid", "")
+    if not dest_uniqueid:
+        return None
+    status = DialStatus.parse(message.get("DialStatus", ""))
+    channel, dest_channel = message.get("Channel", ""), message.get("DestChannel", "")
+    return DialEnded(message["Uniqueid"], dest_uniqueid, status, channel, dest_channel, at_ms)
+
+
+def _joined(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
+    return LegJoinedBridge(*_leg(message), message.get("BridgeUniqueid", ""), at_ms)
+
+
+def _left(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
+    return LegLeftBridge(*_leg(message), message.get("BridgeUniqueid", ""), at_ms)
+
+
+def _hung_up(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
+    return ChannelHungUp(*_leg(message), whole_number(message.get("Cause", "")), at_ms)
+
+
+def _hangup_requested(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
+    soft = message["Event"] == "SoftHangupRequest"
+    return HangupRequested(*_leg(message), whole_number(message.get("Cause", "")), soft, at_ms)
+
+
+def _leg(message: Mapping[str, str]) -> tuple[str, str, str]:
+    return message["Uniqueid"], message.get("Linkedid", ""), message.get("Channel", "")
+
+
+_TRANSLATIONS: Final[Mapping[str, Callable[[Mapping[str, str], int], CallEvent | None]]] = {
+    "Newchannel": _new_channel,
+    "DialBegin": _dial_began,
+    "DialEnd": _dial_ended,
+    "BridgeEnter": _joined,
+    "BridgeLeave": _left,
+    "HangupRequest": _hangup_requested,
+    "SoftHangupRequest": _hangup_requested,
+    "Hangup": _hung_up,
+}
+
+CALL_EVENT_NAMES: Final = frozenset(_TRANSLATIONS)
+# What manager.conf's eventfilter lines must let through; the last two are about Asterisk itself.
+FILTERED_EVENT_NAMES: Final = (*_TRANSLATIONS, "FullyBooted", "Shutdown")

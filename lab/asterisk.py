@@ -1,0 +1,238 @@
+"""One Asterisk of the lab: its own directory, its own ports, the tree's own loader; stopped or killed by its pid only.
+
+The base configuration in lab/etc is what any Asterisk needs (NAME.in has @NAMES@ replaced); the rendered files come
+over it. The outside dependency is the unpacked tree. **Fails closed**: an Asterisk that does not come up is killed and
+its log is in the LabError.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from lab.ports import LabPorts
+from lab.wait import LabError, wait_for
+
+ETC: Final = Path(__file__).parent / "etc"
+BOOT_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 15.0
+CLI_TIMEOUT_S: Final = 15.0
+MAX_FILES: Final = 20_000
+LOG_TAIL_CHARS: Final = 12_000
+_MULTIARCH: Final = Path("usr/lib/x86_64-linux-gnu")
+
+# Instances that were made and not yet closed, for whoever reports a failure.
+ALIVE: weakref.WeakSet[Asterisk] = weakref.WeakSet()
+
+
+class Asterisk:
+    """A running Asterisk; `with Asterisk(tree, files, ports) as asterisk:` starts it and ends it.
+
+    files: rendered configuration by name. ports: the ones that were rendered. node_name becomes `systemname`, the
+    prefix of every uniqueid. run_dir: kept afterwards; without it a directory of its own that goes away. The path must
+    be short: Asterisk's control socket is in it, and a socket's path holds 107 characters.
+    """
+
+    def __init__(
+        self, tree: Path, files: Mapping[str, str], ports: LabPorts, node_name: str = "lab", run_dir: Path | None = None
+    ) -> None:
+        self.tree = tree
+        self.ports = ports
+        self.node_name = node_name
+        self._keeps_dir = run_dir is not None
+        self.dir = run_dir or Path(tempfile.mkdtemp(prefix="cc-ast-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._configure(files)
+        ALIVE.add(self)
+
+    def _configure(self, files: Mapping[str, str]) -> None:
+        for name in ("etc", "cache", "varlib/keys", "spool", "run", "log/cdr-csv", "log/cdr-custom", "agi-bin"):
+            (self.dir / name).mkdir(parents=True, exist_ok=True)
+        modules = self.tree / _MULTIARCH / "asterisk/modules"
+        if not modules.is_dir():
+            modules = self.tree / "usr/lib/asterisk/modules"  # Debian 11
+        hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        words = {
+            "ROOT": self.tree, "RUN": self.dir, "MODULES": modules, "NODE": self.node_name,
+            "RTP_START": self.ports.rtp_start, "RTP_END": self.ports.rtp_end,
+            "FILES": MAX_FILES if hard_limit == resource.RLIM_INFINITY else min(MAX_FILES, hard_limit),
+        }  # fmt: skip
+        for source in ETC.iterdir():
+            text = re.sub(r"@([A-Z_]+)@", lambda match: str(words[match[1]]), source.read_text())
+            if source.name == "modules.conf":  # what this Asterisk lacks is left out: 16 and 22 have different modules
+                loads = (line.partition("load = ") for line in text.splitlines(keepends=True))
+                text = "".join(
+                    "".join(parts) for parts in loads if not parts[2] or (modules / parts[2].strip()).exists()
+                )
+            self._write(source.name.removesuffix(".in"), text)
+        for name, text in files.items():
+            self._write(name, text)
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.dir / "etc" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def put(self, name: str, text: str) -> None:
+        """Writes one more configuration file, such as capconduit.d/hooks.conf; `cli("dialplan reload")` reads it."""
+        self._write(name, text)
+
+    # --- life
+
+    def __enter__(self) -> Asterisk:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The process id. Raises LabError when nothing runs."""
+        if self._process is None:
+            raise LabError("Asterisk is not running")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Starts Asterisk and waits until it is fully booted (half a second). Raises LabError with its log."""
+        (self.dir / "run/asterisk.ctl").unlink(missing_ok=True)
+        with (self.dir / "log/stdout").open("ab") as out:
+            self._process = subprocess.Popen(
+                [*self._program(), "-f"], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
+        (self.dir / "pid").write_text(f"{self._process.pid}\n")
+        try:
+            wait_for(self._is_booted, "fully booted Asterisk", BOOT_TIMEOUT_S)
+        except LabError as error:
+            log = self.log_tail()
+            self.kill9()
+            raise LabError(f"{error}\n{log}") from error
+
+    def _is_booted(self) -> bool:
+        process = self._process
+        if process is None or process.poll() is not None:
+            raise LabError(f"Asterisk ended with {process and process.returncode}")
+        return (self.dir / "run/asterisk.ctl").exists() and "fully booted" in self._cli("core waitfullybooted").stdout
+
+    def stop(self) -> None:
+        """`core stop now`: the calls end, their hangup handlers run. Killed when it is still there afterwards."""
+        if self._process is None:
+            return
+        self._cli("core stop now")
+        self._end(signal.SIGKILL, STOP_TIMEOUT_S)
+
+    def kill9(self) -> None:
+        """SIGKILL: nothing of Asterisk runs any more, no handler, no CDR, no BYE."""
+        if self._process is not None:
+            self._process.kill()
+            self._end(signal.SIGKILL, STOP_TIMEOUT_S)
+
+    def _end(self, last_resort: signal.Signals, timeout_s: float) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(last_resort)
+            process.wait(timeout_s)
+        (self.dir / "pid").unlink(missing_ok=True)
+
+    def restart(self) -> None:
+        """Stops if it runs, and starts again with the same directory: the database and the logs stay."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Ends the process and removes the directory, unless it was given."""
+        try:
+            self.stop()
+        finally:
+            ALIVE.discard(self)
+            if not self._keeps_dir:
+                shutil.rmtree(self.dir, ignore_errors=True)
+
+    # --- what a test asks
+
+    def _program(self) -> list[str]:
+        lib = self.tree / _MULTIARCH
+        loader = lib / "ld-linux-x86-64.so.2"
+        if not loader.exists():
+            loader = self.tree / "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"  # Debian 11
+        path = f"{lib}:{self.tree}/lib/x86_64-linux-gnu:{self.tree}/usr/lib"
+        return [str(loader), "--library-path", path, f"{self.tree}/usr/sbin/asterisk", "-C", f"{self.dir}/etc/asterisk.conf"]
+
+    def _cli(self, command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self._program(), "-rx", command], capture_output=True, text=True, errors="replace",
+            timeout=CLI_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+
+    def cli(self, command: str) -> str:
+        """The output of one CLI command. Raises LabError when Asterisk cannot be reached."""
+        done = self._cli(command)
+        if done.returncode != 0:
+            raise LabError(f"asterisk -rx {command!r} ended with {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def channels(self) -> list[str]:
+        """The names of the channels that exist now."""
+        return [line.split("!")[0] for line in self.cli("core show channels concise").splitlines() if "!" in line]
+
+    def wait_idle(self, timeout_s: float = 10.0) -> None:
+        """Waits until no channel is left. Raises LabError with the channels that are."""
+        try:
+            wait_for(lambda: not self.channels(), "end of all channels", timeout_s)
+        except LabError as error:
+            raise LabError(f"{error}: {self.cli('core show channels verbose')}") from error
+
+    def database(self, family: str) -> dict[str, str]:
+        """Asterisk's own database below `family`: key without the family → value."""
+        rows = (line.split(": ", 1) for line in self.cli(f"database show {family}").splitlines() if ": " in line)
+        prefix = f"/{family}/"
+        return {key.strip().removeprefix(prefix): value.strip() for key, value in rows if key.startswith(prefix)}
+
+    def log(self) -> str:
+        """Everything that Asterisk logged so far: notices, warnings, errors."""
+        path = self.dir / "log/messages"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def log_warnings(self) -> list[str]:
+        """The lines with warnings and errors."""
+        return [line for line in self.log().splitlines() if re.search(r"\] (WARNING|ERROR)\[", line)]
+
+    def log_tail(self) -> str:
+        """The last of the log and of what Asterisk printed, for a failing test."""
+        parts = []
+        for name in ("log/stdout", "log/messages"):
+            path = self.dir / name
+            if path.exists():
+                parts.append(f"--- {name}\n{path.read_text(errors='replace')[-LOG_TAIL_CHARS:]}")
+        return "\n".join(parts)
+
+    def cdr_rows(self, file: str) -> list[str]:
+        """The lines of a cdr_custom file."""
+        path = self.dir / "log/cdr-custom" / file
+        return path.read_text(errors="replace").splitlines() if path.exists() else []
+
+    def freeze(self) -> None:
+        """SIGSTOP; `thaw` goes on."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)

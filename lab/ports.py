@@ -1,0 +1,59 @@
+"""Free ports on loopback, chosen when they are needed, so that several labs run side by side."""
+
+from __future__ import annotations
+
+import random
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+from lab.wait import LabError
+
+LOOPBACK: Final = "127.0.0.1"
+RTP_PORTS: Final = 400  # per Asterisk: two per leg
+MEDIA_SPACING: Final = 10  # SIPp binds mp and mp + 2; agents that are closer exit without a word
+TRIES: Final = 200
+_FIRST, _LAST = 20_000, 32_000  # below Linux' ephemeral ports (32768 and up)
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A port of 127.0.0.1 that nobody has at this moment, for TCP or, with SOCK_DGRAM, UDP."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def free_udp_range(count: int, align: int = 2) -> int:
+    """The first of `count` UDP ports in a row that are all free, a multiple of `align`. Raises LabError."""
+    for _ in range(TRIES):
+        first = random.randrange(_FIRST, _LAST - count) // align * align
+        if all(_is_free(port) for port in range(first, first + count)):
+            return first
+    raise LabError(f"no {count} free UDP ports in a row")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class LabPorts:
+    """Where one Asterisk listens, all on 127.0.0.1. `rtp_start` and `rtp_end` are both inclusive."""
+
+    sip: int
+    iax: int
+    ami: int
+    rtp_start: int
+    rtp_end: int
+
+    @classmethod
+    def choose(cls) -> LabPorts:
+        """Ports that are free now."""
+        rtp = free_udp_range(RTP_PORTS)
+        udp = socket.SOCK_DGRAM
+        return cls(free_port(udp), free_port(udp), free_port(), rtp, rtp + RTP_PORTS - 1)
