@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PROGRAM: Final = "capconduit"
 DEBUG_VARIABLE: Final = "CAPCONDUIT_DEBUG"
 DEFAULT_TENANT: Final = "default"
-ABOUT: Final = "Sell inbound calls on Asterisk: caps that hold, balances that never go below zero, decisions explained."
+ABOUT: Final = "Caps, prepaid balances and routing for inbound calls on Asterisk."
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ class Root(Group):
 
     metavar_of_one = "NOUN"
 
-    def __init__(self, *args: Any, nouns: Sequence[Noun] = NOUNS, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.nouns = {noun.name: noun for noun in nouns}
+        self.nouns: dict[str, Noun] = {}
 
     def list_commands(self, ctx: Context) -> list[str]:  # noqa: ARG002  # Typer's call
         return list(self.nouns)
@@ -200,7 +200,7 @@ _root.__dict__["__examples__"] = (
 )
 
 
-def build_root() -> Root:
+def build_root(nouns: Sequence[Noun] = NOUNS) -> Root:
     """The command line, with no noun imported yet."""
     app = typer.Typer(
         cls=Root,
@@ -214,4 +214,5 @@ def build_root() -> Root:
     root = build_group(app)
     assert isinstance(root, Root)
     root.name = PROGRAM
+    root.nouns = {noun.name: noun for noun in nouns}
     return root

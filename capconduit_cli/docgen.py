@@ -66,12 +66,12 @@ OUTPUT: Final = """\
 Standard output is data; errors, questions and notices go to standard error. Commands that list take `--output`,
 `--fields`, `--sort`, `--filter` and `--limit`, and `--json` is short for `--output json`.
 
-A table is for people: in a pipe it has no colours, and nothing is cut. csv has a header, plain has none and separates by
-tabs, jsonl is one JSON object a line, json is one array, or one object where one thing is shown.
+A table is for people: in a pipe it has no colours, and nothing is cut. csv has a header, plain has none and separates
+by tabs, jsonl is one JSON object a line, json is one array, or one object where one thing is shown.
 
-Outside of tables, money is a decimal with six places beside a field currency ("24.800000"), instants are ISO 8601 in UTC
-with milliseconds ("2026-03-08T06:59:59.999Z"), durations are milliseconds and their names end in _ms, ids are strings.
-The names of fields are stable. Control characters in values are written as \\x1b.
+Outside of tables, money is a decimal with six places beside a field currency ("24.800000"), instants are ISO 8601 in
+UTC with milliseconds ("2026-03-08T06:59:59.999Z"), durations are milliseconds and their names end in _ms, ids are
+strings. The names of fields are stable. Control characters in values are written as \\x1b.
 
 An error is a line `error: what happened [slug]`, mostly followed by `hint: what to do next`. The slug is stable."""
 
@@ -90,7 +90,7 @@ class Page:
             f'.TH {name.upper()} {section} "{MANUAL_DATE}" "CapConduit {__version__}" "CapConduit Manual"',
         ]
         self.heading("NAME")
-        self._lines.append(f"{_escaped(name)} \\- {_escaped(about.rstrip('.'))}")
+        self._lines += [f"{_escaped(name)} \\-", *_filled(about.rstrip("."))]
 
     def heading(self, title: str) -> None:
         """A section."""
@@ -113,7 +113,8 @@ class Page:
 
     def literal(self, lines: Iterable[str]) -> None:
         """Lines as they are, indented."""
-        self._lines += [".PP", ".RS 4", ".nf", *(_escaped(line) for line in lines), ".fi", ".RE"]
+        before = [] if self._lines[-1].startswith((".SH", ".SS")) else [".PP"]
+        self._lines += [*before, ".RS 4", ".nf", *(_escaped(line) for line in lines), ".fi", ".RE"]
 
     def command_line(self, line: str) -> None:
         """A synopsis: the words of the program in bold."""
@@ -173,6 +174,7 @@ def _program_page(root: Root, nouns: Sequence[Noun]) -> str:
         for name, about in rows:
             page.item(name, f"{about} See capconduit-{name}(1).")
     _parameters(page, describe(root, ctx), "OPTIONS")
+    page.item("-h, --help", "Explain the program, or the noun or verb before it, and exit.")
     page.heading("OUTPUT")
     page.text(OUTPUT)
     page.heading("EXIT STATUS")
@@ -205,7 +207,7 @@ def _noun_page(root: Root, noun: Noun) -> str:
         page.text(command.help or noun.help)
         page.heading("COMMANDS")
         for verb_ctx, verb in documented:
-            page.subheading(_usage(verb, verb_ctx))
+            page.subheading(verb_ctx.command_path)
             page.text(verb.help or summary_of(verb))
             _items(page, describe(verb, verb_ctx))
         examples = tuple(line for _, verb in documented for line in examples_of(verb))
@@ -266,6 +268,8 @@ def _parameters(page: Page, docs: Iterable[ParameterDoc], title: str) -> None:
 
 def _items(page: Page, docs: Iterable[ParameterDoc]) -> None:
     for doc in docs:
+        if "--help" in doc.names:
+            continue  # every command has it; the first page says so
         notes = f" [{'; '.join(doc.notes)}]" if doc.notes else ""
         page.item(f"{', '.join(doc.names)} {doc.value}".rstrip(), doc.help + notes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
@@ -93,13 +94,17 @@ def _flushed(code: int) -> int:
 def _reader_left() -> bool:
     """Whether the pipe that stdout is has no reader. A broken socket elsewhere must not pass for a success."""
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    poll.register(_stdout_descriptor(), select.POLLOUT)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _silence_stdout() -> None:
     """Nobody reads stdout any more: what is still buffered must not raise again when the interpreter ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _stdout_descriptor())
+
+
+def _stdout_descriptor() -> int:
+    return sys.stdout.fileno()
 
 
 def _usage_error(error: ClickException) -> UsageError:
@@ -132,8 +137,8 @@ def _option_hint(error: NoSuchOption, see: str) -> str:
         root = ctx.find_root()
         if any(error.option_name in param.opts for param in root.command.params):
             return f"{error.option_name} is global, it stands before the noun: capconduit {error.option_name} ..."
-    near = sorted(error.possibilities or ())
-    return f"did you mean {' or '.join(repr(n) for n in near)}?" if near else see
+    near = difflib.get_close_matches(error.option_name, error.possibilities or (), 1)
+    return f"did you mean {near[0]!r}?" if near else see
 
 
 def _parameter_name(error: BadParameter) -> str:

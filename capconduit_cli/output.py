@@ -22,6 +22,7 @@ Row = Mapping[str, object]
 
 # Above this many rows a terminal gets the plain table: rich needs a second for every few thousand rows.
 RICH_ROWS: Final = 500
+NARROW: Final = 8  # texts of a drawn table are not cut below this
 NO_VALUE: Final = "-"
 GAP: Final = "  "
 
@@ -62,6 +63,7 @@ class Kind(StrEnum):
 
 
 _RIGHT: Final = frozenset({Kind.MONEY, Kind.INT, Kind.DURATION})
+_CUTTABLE: Final = frozenset({Kind.TEXT, Kind.NAMES, Kind.ANY})
 
 
 @dataclass(frozen=True)
@@ -353,23 +355,42 @@ def _aligned(table: Sequence[Sequence[str]], columns: Sequence[Column]) -> Itera
 
 
 def _draw(table: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
-    """The table as rich draws it on a terminal: fitted to its width, colours unless NO_COLOR."""
+    """The table as rich draws it on a terminal: fitted to its width, the header bold unless NO_COLOR."""
     if not table:
         return
     from rich.console import Console  # 60 ms, and only people on a terminal need it
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for number, column in enumerate(columns):
+    headings = [_heading(column) for column in columns]
+    widest = [max(map(cells, column)) for column in zip(headings, *table, strict=True)]
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    gaps = len(GAP) * (len(columns) - 1)
+    widths = _fitted(widest, columns, console.width - gaps)
+    # Where even that does not fit, the terminal breaks the lines: no column disappears.
+    console.width = max(console.width, sum(widths) + gaps)
+    drawn = Table.grid(padding=(0, len(GAP), 0, 0), pad_edge=False)
+    for column, width in zip(columns, widths, strict=True):
         side: Any = "right" if column.kind in _RIGHT else "left"
-        # The first column names the row: the others are cut before it is.
-        drawn.add_column(
-            Text(_heading(column)), justify=side, no_wrap=True, overflow="ellipsis" if number else "ignore"
-        )
+        drawn.add_column(justify=side, no_wrap=True, overflow="ellipsis", width=width)
+    drawn.add_row(*(Text(heading, style="bold") for heading in headings))
     for line in table:
         drawn.add_row(*(Text(cell) for cell in line))
-    Console(file=sys.stdout, highlight=False, markup=False, emoji=False).print(drawn)
+    console.print(drawn, soft_wrap=False, crop=False)
+
+
+def _fitted(widths: Sequence[int], columns: Sequence[Column], space: int) -> list[int]:
+    """Widths that fit into `space`, the widest texts cut first.
+
+    The first column names the row and numbers are read to the last digit: these are never cut.
+    """
+    cuttable = [number > 0 and column.kind in _CUTTABLE for number, column in enumerate(columns)]
+    cut = list(widths)
+    for cap in range(max(widths), NARROW - 1, -1):
+        cut = [min(width, cap) if may else width for width, may in zip(widths, cuttable, strict=True)]
+        if sum(cut) <= space:
+            break
+    return cut
 
 
 _WRITERS: Final[Mapping[OutputFormat, Callable[[Iterable[Row], Sequence[Column]], None]]] = {

@@ -94,6 +94,8 @@ class _PlainValue:
             return self._parser(value) if self._parser else self._plain(value, param)
         except CapConduitError as error:
             raise UsageError(error.slug, f"{name}: {error.message}", error.hint) from None
+        except ValueError:
+            raise UsageError("value-invalid", f"{name}: {value!r} cannot be read", "see the command's --help") from None
 
     def _plain(self, value: str, param: TyperOption | TyperArgument) -> Any:
         if self._leaf is Path:

@@ -76,7 +76,9 @@ class AgiLimits:
     """Bounds of the server.
 
     header_ms, header_bytes: for a complete header. connections: at once, and apart from that handlers at work at
-    once (one may outlive its connection). deadline_ms: for an answer. applied_wait_ms: for reply and EOF after it.
+    once (one may outlive its connection). deadline_ms: for an answer. applied_wait_ms: for the peer's reply and EOF
+    after our answer or refusal. Each connection is a file descriptor: RLIMIT_NOFILE must leave room for
+    `connections` and `REFUSED_AT_ONCE`.
     """
 
     header_ms: int = 2_000
@@ -286,6 +288,8 @@ class _Connection(asyncio.Protocol):
     # -- header -------------------------------------------------------------------------------------------------
 
     def _header_expired(self) -> None:
+        if self._transport.is_closing():
+            return
         self._server.counters.header_timeouts += 1
         self._refuse(Failure.HEADER_TIMEOUT)
         # Whoever dawdled over the header gets no time for goodbyes.
@@ -468,6 +472,7 @@ def _encode(reply: AgiReply) -> bytes:
     """The bytes of a reply; AgiQuotingError where it cannot be sent.
 
     Two lines in one segment are safe only because our EOF follows: it makes Asterisk's poll return for the second.
+    On 22.10.1 the variables are then set, `200 result=0` comes, and AGISTATUS is FAILURE.
     """
     if not reply.failed:
         return encode_mset(reply.variables)

@@ -7,7 +7,7 @@ hostile text: what lacks a field that is needed, or is not one of ours, becomes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal, InvalidOperation
@@ -220,12 +220,15 @@ def live_channel(row: Mapping[str, str]) -> LiveChannel | None:
     )
 
 
-def channel_list(rows: Sequence[Mapping[str, str]], at_ms: int) -> ChannelList:
-    """The list of a whole CoreShowChannels reply; complete only where its end came and the counts agree."""
-    channels = tuple(channel for row in rows if (channel := live_channel(row)) is not None)
-    last = rows[-1] if rows else {}
+def live_channels(rows: Iterable[Mapping[str, str]]) -> list[LiveChannel]:
+    """The channels among these parts of a CoreShowChannels reply."""
+    return [channel for row in rows if (channel := live_channel(row)) is not None]
+
+
+def channel_list(channels: Sequence[LiveChannel], last: Mapping[str, str], at_ms: int) -> ChannelList:
+    """The list of a CoreShowChannels reply; complete only where its `last` part is its end and the counts agree."""
     complete = last.get("Event") == "CoreShowChannelsComplete" and last.get("ListItems") == str(len(channels))
-    return ChannelList(channels, complete, at_ms)
+    return ChannelList(tuple(channels), complete, at_ms)
 
 
 def whole_number(text: str) -> int:

@@ -146,22 +146,28 @@ class GuardedProtocol(AMIProtocol):  # type: ignore[misc]  # panoramisk is untyp
         """One whole message: a wanted event, the answer to an action, or nothing of ours. False: the end came."""
         try:
             name = data[7 : data.find(b"\r\n")] if data.startswith(b"Event: ") else b""
-            answer = _ACTION_ID.search(data)
             if isinstance(data, Oversized):
                 self.on_oversized(data)
             elif name in _WANTED:
                 if self.factory is not None:
                     self.factory.dispatch(parse_message(data))
-            elif answer is None:
-                self.counters.ignored += 1
-            elif answer[1].decode(errors="replace") not in self.responses:
-                self.counters.strays += 1
             else:
-                self.handle_message(Message.from_line(data.decode(errors="replace").strip()))
+                self.on_answer(data)
         except Exception:  # one message that panoramisk or we cannot handle must not cost the link
             self.counters.malformed += 1
-            log.exception("an AMI message could not be handled")
+            if self.counters.malformed.bit_count() == 1:  # the 1st, 2nd, 4th … so that a flood does not fill the log
+                log.exception("AMI messages that could not be handled: %d", self.counters.malformed)
         return not self.closed
+
+    def on_answer(self, data: bytes) -> None:
+        """A message that may belong to an action: parsed only where somebody waits for it."""
+        answer = _ACTION_ID.search(data)
+        if answer is None:
+            self.counters.ignored += 1
+        elif answer[1].decode(errors="replace") not in self.responses:
+            self.counters.strays += 1
+        else:
+            self.handle_message(Message.from_line(data.decode(errors="replace").strip()))
 
     def handle_message(self, message: Message | None) -> None:
         """Give an answer to its action; one of more than `reply_limit_items` parts is handed over as far as it came."""

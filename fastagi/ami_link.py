@@ -31,8 +31,10 @@ from fastagi.ami_events import (
     ChannelList,
     LinkDown,
     LinkUp,
+    LiveChannel,
     ResyncNeeded,
     channel_list,
+    live_channels,
     started_ms,
     translate,
     whole_number,
@@ -228,7 +230,11 @@ class AmiLink:
     async def _channels(self, manager: GuardedManager) -> ChannelList:
         asked_ms = self._now_ms()
         rows = await self._ask(manager, {"Action": "CoreShowChannels"}, self.settings.action_timeout_s)
-        return channel_list(rows, asked_ms)
+        channels: list[LiveChannel] = []
+        for at in range(0, len(rows), STEP_ROWS):
+            channels += live_channels(rows[at : at + STEP_ROWS])
+            await asyncio.sleep(0)
+        return channel_list(channels, rows[-1], asked_ms)
 
     # ----- one connection
 

@@ -38,7 +38,8 @@ class Scenario(StrEnum):
     UAC_HANG_UP = "uac_hang_up"  # expects 200, holds, sends BYE
     UAC_WAIT_BYE = "uac_wait_bye"  # expects 200, then BYE from us
     UAC_REFUSED = "uac_refused"  # expects the final code, anything else fails the call
-    UAC_CANCEL = "uac_cancel"  # sends CANCEL `hold_ms` after 100 Trying, expects 487
+    UAC_CANCEL = "uac_cancel"  # sends CANCEL `hold_ms` after 180 Ringing, expects 487
+    UAC_CANCEL_EARLY = "uac_cancel_early"  # sends CANCEL `hold_ms` after 100 Trying, before it rings
     UAS_ANSWER = "uas_answer"  # rings `ring_ms`, answers, waits for BYE
     UAS_HANG_UP = "uas_hang_up"  # rings `ring_ms`, answers, sends BYE `hold_ms` later
     UAS_REFUSE = "uas_refuse"  # answers with `code`
@@ -150,13 +151,11 @@ class Sipp:
     def counts(self) -> SippCounts:
         """What SIPp counted; exact after its end, at most a second old before."""
         path = self.dir / "statistics"
-        rows = list(csv.DictReader(path.open(), delimiter=";")) if path.exists() else []
+        rows = list(csv.DictReader(path.read_text().splitlines(), delimiter=";")) if path.exists() else []
         if not rows:
             return SippCounts(0, 0, 0)
         last = rows[-1]
-        return SippCounts(
-            int(last["TotalCallCreated"]), int(last["SuccessfulCall(C)"]), int(last["FailedCall(C)"])
-        )  # fmt: skip
+        return SippCounts(int(last["TotalCallCreated"]), int(last["SuccessfulCall(C)"]), int(last["FailedCall(C)"]))
 
     def messages(self) -> str:
         """Every SIP message sent and received so far."""

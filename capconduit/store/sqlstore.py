@@ -389,6 +389,10 @@ class SqlStore(ABC):
     def schema_version(self) -> int:
         """See store.Store."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """See store.Store."""
+
     def run(self, work: Callable[[Transaction], Answer]) -> Answer:
         """See store.Store."""
         for attempt in range(RETRIES + 1):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from fastagi.agi_server import AgiLimits, AgiReply, AgiRequest, Endpoint
+from fastagi.agi_server import AgiLimits, AgiReply, AgiRequest, Endpoint, _Connection
 from tests.protocol.agi_peer import (
     LATE,
     AgiPeer,
@@ -400,6 +400,40 @@ def test_a_handler_goes_on_when_the_caller_leaves_and_learns_of_it(run: Runner, 
             told.go.set()
             await until(lambda: told.applied == [False])
             assert told.late_results == []
+
+    run(scene())
+
+
+class ClosingTransport(asyncio.Transport):
+    """Between the peer's EOF and `connection_lost`: uvloop's transport raises when it is written to then."""
+
+    closing = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def write(self, data: object) -> None:
+        raise RuntimeError("the handler is closed")
+
+
+@pytest.mark.parametrize("deadline_ms", [1, 60_000])
+def test_nothing_is_written_to_a_transport_that_is_closing(run: Runner, deadline_ms: int) -> None:
+    async def scene() -> None:
+        told = Told()
+        async with serving({"route": told.waiting()}, AgiLimits(deadline_ms=deadline_ms)) as (server, _):
+            loop = asyncio.get_running_loop()
+            connection, transport = _Connection(server, loop), ClosingTransport()
+            connection.connection_made(transport)
+            connection.data_received(environment("route"))
+            transport.closing = True
+            passed = asyncio.Event()
+            loop.call_later(0.005, passed.set)  # after the shorter deadline, which began earlier
+            await passed.wait()
+            told.go.set()
+            await until(lambda: server.handlers_at_work == 0)
+            connection.connection_lost(None)
+            assert told.applied == [False]
+            assert (server.counters.deadlines_missed, server.counters.abandoned) == (0, 1)
 
     run(scene())
 

@@ -1,0 +1,82 @@
+"""The composition root of the daemon: options, configuration, store, signals, event loop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from capconduit.clock import SystemClock
+from capconduit.config import Config, load_config
+from capconduit.errors import CapConduitError, ExitCode
+from capconduit.services.stores import check_schema, open_store
+from fastagi.daemon import Daemon
+from fastagi.logs import set_up_logging
+
+log = logging.getLogger(__name__)
+
+OPEN_FILES_WANTED = 8_192
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the daemon; the exit code of errors.ExitCode."""
+    parser = argparse.ArgumentParser(prog="capconduit serve", description="The daemon that answers Asterisk.")
+    parser.add_argument("--config", type=Path, default=None)
+    parser.add_argument("--log-level", default=None)
+    options = parser.parse_args(argv)
+    try:
+        config = load_config(options.config, os.environ)
+        set_up_logging(options.log_level or config.log.level, config.log.format)
+        _raise_open_files()
+        return _run(config)
+    except CapConduitError as error:
+        sys.stderr.write(f"error: {error.message} [{error.slug}]\n")
+        if error.hint:
+            sys.stderr.write(f"hint: {error.hint}\n")
+        return error.exit_code
+
+
+def _run(config: Config) -> int:
+    store = open_store(config.database.url)
+    try:
+        check_schema(store)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(Daemon(config, store, SystemClock())))
+    finally:
+        store.close()
+    return ExitCode.DONE
+
+
+async def _serve(daemon: Daemon) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: log.info("the estate is always current; nothing to reload"))
+    await daemon.run()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where it is installed, else asyncio's."""
+    try:
+        import uvloop  # an optimisation, not a need
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _raise_open_files() -> None:
+    """Each call needs a descriptor for a moment: take what the hard limit allows, up to OPEN_FILES_WANTED."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(OPEN_FILES_WANTED, hard) if hard != resource.RLIM_INFINITY else OPEN_FILES_WANTED
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""The daemon put together: engine, FastAGI server, AMI link, meter, reconciler, control socket; start, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from pathlib import Path
+from typing import Any, Final
+
+from capconduit import __version__
+from capconduit.clock import Clock
+from capconduit.config import Config, resolve_secret
+from capconduit.domain.model import Node
+from capconduit.errors import CapConduitError, ConfigError
+from capconduit.services.engine import Engine
+from capconduit.store.store import Store
+from capconduit.units import MS_PER_SECOND, format_instant
+from fastagi.agi_server import AgiLimits, AgiServer
+from fastagi.ami_link import AmiLink, AmiSettings
+from fastagi.asking import Asker
+from fastagi.control import ControlServer
+from fastagi.handlers.attempt import AttemptHandler
+from fastagi.handlers.route import RouteHandler
+from fastagi.handlers.settle import SettleHandler
+from fastagi.housekeeping import Housekeeping
+from fastagi.meter import Meter
+from fastagi.reconciler import Reconciler
+from fastagi.systemd import notify, watchdog_interval_s
+
+log = logging.getLogger(__name__)
+
+ENGINE_STOP_S: Final = 10.0
+HEARTBEAT_S: Final = 10.0
+
+
+class Daemon:
+    """One daemon on one node."""
+
+    def __init__(self, config: Config, store: Store, clock: Clock) -> None:
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self.node = config.node.name
+        self.boot_id = clock.new_id()
+        self._started_ms = clock.now_ms()
+        self._engine = Engine(store, clock)
+        self._housekeeping = Housekeeping(store)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop = asyncio.Event()
+        self._draining = False
+        self.agi_port = 0
+
+    async def run(self) -> None:
+        """Start, serve until told to stop, drain. Raises CapConduitError where it cannot start."""
+        await self._start()
+        notify("READY=1")
+        log.info("ready: FastAGI on %s, node %s, boot %s", self._listening(), self.node, self.boot_id)
+        try:
+            await self._stop.wait()
+        finally:
+            await self._end()
+
+    def stop(self) -> None:
+        """Drain and end; safe twice."""
+        self._draining = True
+        self._stop.set()
+
+    async def _start(self) -> None:
+        known = await self._housekeeping.known_node(self.node)
+        self._engine.start()
+        asker = Asker(self._engine)
+        self._ami = self._make_link(known)
+        self._meter = Meter(asker, self._ami, self.node, self._clock.now_ms)
+        handlers = {
+            "route": RouteHandler(asker, self._meter, self.node, self.boot_id, self._clock.now_ms).endpoint(),
+            "attempt": AttemptHandler(asker, self.node).endpoint(),
+            "settle": SettleHandler(asker, self._meter, self.node).endpoint(),
+        }
+        limits = AgiLimits(
+            deadline_ms=self._config.fastagi.deadline_ms, connections=self._config.limits.connections
+        )
+        self._agi = AgiServer(handlers, limits, logging.getLogger("fastagi.agi"))
+        for call in await self._housekeeping.node_calls(self.node):
+            self._meter.adopt(call)
+        await self._listen()
+        if self._ami is not None:
+            self._reconciler = Reconciler(asker, self._ami, self._meter, self._housekeeping, self.node)
+            self._ami.start()
+            self._spawn(self._consume(self._ami), "ami-events")
+            self._spawn(self._reconciler.run(), "reconciler")
+        self._control = ControlServer(Path(self._config.control.socket), self.status, self.stop)
+        await self._control.start()
+        self._spawn(self._heartbeat(), "heartbeat")
+
+    def _make_link(self, known: Node | None) -> AmiLink | None:
+        ami = self._config.ami
+        if not ami.enabled:
+            log.warning("AMI is off: talk times come from the channels, and calls end when their first slice is used")
+            return None
+        settings = AmiSettings(
+            host=ami.host, port=ami.port, username=ami.username, secret=resolve_secret(ami.secret, os.environ)
+        )
+        return AmiLink(
+            settings,
+            now_ms=self._clock.now_ms,
+            random=random.random,
+            known_started_ms=known.asterisk_started_ms if known else None,
+        )
+
+    async def _listen(self) -> None:
+        host, port = self._config.fastagi.address
+        try:
+            self.agi_port = await self._agi.start(host, port)
+        except OSError as error:
+            raise ConfigError(
+                "listen-failed",
+                f"cannot listen on {self._config.fastagi.listen}: {error.strerror or error}",
+                "is another daemon running? change fastagi.listen or stop it",
+            ) from error
+
+    async def _consume(self, link: AmiLink) -> None:
+        async for event in link.events():
+            self._meter.on_event(event)
+            self._reconciler.on_event(event)
+
+    async def _heartbeat(self) -> None:
+        """The node's row, and systemd's watchdog, as long as the loop turns."""
+        watchdog_s = watchdog_interval_s()
+        while True:
+            await self._write_node("up")
+            notify("WATCHDOG=1")
+            await asyncio.sleep(min(HEARTBEAT_S, watchdog_s or HEARTBEAT_S))
+
+    async def _write_node(self, state: str) -> None:
+        node = Node(
+            name=self.node,
+            boot_id=self.boot_id,
+            started_ms=self._started_ms,
+            seen_ms=self._clock.now_ms(),
+            asterisk_started_ms=self._ami.asterisk_started_ms if self._ami else None,
+            state=state,
+        )
+        try:
+            await self._housekeeping.heartbeat(node)
+        except CapConduitError as error:
+            log.warning("heartbeat: %s", error)
+
+    def _spawn(self, work: Any, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A part of the daemon ended by itself: a bug. Stop, so that the supervisor starts us whole again."""
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("%s failed", task.get_name(), exc_info=task.exception())
+            self.stop()
+
+    async def _end(self) -> None:
+        notify("STOPPING=1")
+        self._draining = True
+        log.info("draining")
+        self._agi.stop_accepting()
+        drain_s = self._config.limits.drain_ms / MS_PER_SECOND
+        if not await self._agi.drain(drain_s):
+            log.warning("exchanges were still under way after %s s", drain_s)
+        await self._agi.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._meter.close()
+        if self._ami is not None:
+            await self._ami.close()
+        await self._control.close()
+        stopped = await asyncio.get_running_loop().run_in_executor(None, self._engine.stop, ENGINE_STOP_S)
+        if not stopped:
+            log.error("the engine did not end within %s s", ENGINE_STOP_S)
+        await self._write_node("down")
+        self._housekeeping.close()
+        log.info("stopped")
+
+    def _listening(self) -> str:
+        return f"{self._config.fastagi.address[0]}:{self.agi_port}"
+
+    def status(self) -> dict[str, Any]:
+        """What the control socket tells."""
+        reasons = []
+        if self._draining:
+            reasons.append("draining")
+        if self._ami is not None and not self._ami.up:
+            reasons.append("ami down")
+        counters = self._agi.counters
+        started_ms = self._ami.asterisk_started_ms if self._ami else None
+        return {
+            "node": self.node,
+            "boot_id": self.boot_id,
+            "pid": os.getpid(),
+            "version": __version__,
+            "started": format_instant(self._started_ms),
+            "ready": not reasons,
+            "reasons": reasons,
+            "fastagi": {
+                "listen": self._listening(),
+                "connections": self._agi.live_connections,
+                "requests": dict(counters.requests),
+                "timeouts": counters.deadlines_missed,
+                "failures": counters.failures,
+            },
+            "ami": {
+                "enabled": self._ami is not None,
+                "up": self._ami is not None and self._ami.up,
+                "asterisk_started": format_instant(started_ms) if started_ms else None,
+            },
+            "engine": {
+                "queued": self._engine.queued,
+                "batches": self._engine.batches,
+                "commands": self._engine.commands,
+            },
+            "calls": len(self._meter),
+        }

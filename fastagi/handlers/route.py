@@ -1,0 +1,96 @@
+"""`route`: a call arrived; which target, or why none.
+
+Arguments: uniqueid, linkedid, DNID, ANI, caller name, trunk, STIR attestation, STIR verdict, SIP call id.
+Failure policy: fail closed. Without a database or in want of time the call is rejected; what a decision that came too
+late had taken is given back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from capconduit.domain.calls import DialAnswer, RouteAnswer, RouteRequest, SettleReport
+from capconduit.errors import DatabaseError
+from capconduit.services.engine import EngineBusy
+from capconduit.vocab import CcVariable, RejectCode, Verdict
+from fastagi.agi_server import AgiReply, AgiRequest, Endpoint
+from fastagi.asking import Asker
+from fastagi.handlers.replies import reject_without_decision, route_reply
+from fastagi.meter import Meter
+from fastagi.texts import argument, clean, uniqueid_of
+
+log = logging.getLogger(__name__)
+
+
+class RouteHandler:
+    """Answers `route`."""
+
+    def __init__(self, asker: Asker, meter: Meter, node: str, boot_id: str, now_ms: Callable[[], int]) -> None:
+        self._asker = asker
+        self._meter = meter
+        self._node = node
+        self._boot_id = boot_id
+        self._now_ms = now_ms
+
+    def endpoint(self) -> Endpoint:
+        """How the server runs it."""
+        return Endpoint(handler=self.handle, late=self.late, on_late_result=self.give_back)
+
+    async def handle(self, request: AgiRequest) -> AgiReply:
+        """Decide, and remember the call for the meter."""
+        command = self.command(request)
+        self._meter.expect(command.uniqueid, command.channel)
+        try:
+            answer: RouteAnswer = await self._asker.ask(command)
+        except EngineBusy:
+            self._meter.forget(command.uniqueid)
+            return reject_without_decision(RejectCode.ENGINE_TIMEOUT)
+        except DatabaseError as error:
+            self._meter.forget(command.uniqueid)
+            log.error("database down: %s", error.message, extra={"uniqueid": command.uniqueid})
+            return reject_without_decision(RejectCode.DATABASE_DOWN)
+        if not isinstance(answer, DialAnswer):
+            self._meter.forget(command.uniqueid)
+        log.info("route %s", _told(answer), extra={"uniqueid": command.uniqueid, "did": command.dnid})
+        return route_reply(answer)
+
+    def command(self, request: AgiRequest) -> RouteRequest:
+        """The request as the engine wants it. Raises BadRequest."""
+        args = request.args
+        return RouteRequest(
+            node=self._node,
+            boot_id=self._boot_id,
+            uniqueid=uniqueid_of(args),
+            linkedid=argument(args, 1),
+            dnid=argument(args, 2),
+            ani=argument(args, 3),
+            caller_name=argument(args, 4),
+            trunk=argument(args, 5),
+            attestation=argument(args, 6),
+            stir_verdict=argument(args, 7),
+            sip_call_id=argument(args, 8),
+            channel=clean(request.env.get("agi_channel", "")),
+            arrived_ms=self._now_ms(),
+        )
+
+    def late(self, _request: AgiRequest) -> AgiReply:
+        """What is answered when there is no more time."""
+        return reject_without_decision(RejectCode.ENGINE_TIMEOUT)
+
+    def give_back(self, request: AgiRequest, reply: AgiReply) -> None:
+        """The decision came too late and the call was rejected: settle it so that nothing stays held."""
+        if (CcVariable.VERDICT, Verdict.DIAL) not in reply.variables:
+            return
+        uniqueid = uniqueid_of(request.args)
+        log.warning("a decision came too late and is given back", extra={"uniqueid": uniqueid})
+        self._meter.forget(uniqueid)
+        self._asker.ask(
+            SettleReport(node=self._node, uniqueid=uniqueid, reject=RejectCode.ENGINE_TIMEOUT, witness="late")
+        )
+
+
+def _told(answer: RouteAnswer) -> str:
+    if isinstance(answer, DialAnswer):
+        return f"dial {answer.target} call={answer.call_id} funded_s={answer.funded_s}"
+    return f"reject {answer.reason} sip={answer.sip}"

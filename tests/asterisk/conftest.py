@@ -1,0 +1,78 @@
+"""Fixtures of the tests on a real Asterisk: the tree, instances, SIPp, and their logs in the report of a failing test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import asterisk as lab_asterisk
+from lab import sipp as lab_sipp
+from lab.asterisk import Asterisk
+from lab.ports import LabPorts
+from lab.root import ensure_sipp, ensure_tree
+from lab.wait import LabUnavailable
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test in this directory needs the lab."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.asterisk)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Puts the logs of every living Asterisk and SIPp under a failing test."""
+    report = yield
+    if report.failed and item.path.is_relative_to(HERE):
+        for instance in list(lab_asterisk.ALIVE):
+            report.sections.append((f"Asterisk {instance.node_name} in {instance.dir}", instance.log_tail()))
+        for process in list(lab_sipp.ALIVE):
+            report.sections.append((f"SIPp {process.scenario}", process.trace_tail()))
+    return report
+
+
+def _required() -> bool:
+    return os.environ.get("CI") == "true" or os.environ.get("CAPCONDUIT_REQUIRE_LAB") == "1"
+
+
+@pytest.fixture(scope="session")
+def asterisk_tree() -> Path:
+    """An unpacked Asterisk. Without one the tests are skipped, or fail where CI=true or CAPCONDUIT_REQUIRE_LAB=1."""
+    try:
+        ensure_sipp()
+        return ensure_tree()
+    except LabUnavailable as error:
+        if _required():
+            pytest.fail(f"the lab is required here: {error}")
+        pytest.skip(f"NO REAL ASTERISK, NOTHING OF IT IS TESTED: {error}")
+
+
+StartAsterisk = Callable[[Callable[[LabPorts], Mapping[str, str]]], Asterisk]
+
+
+@pytest.fixture(scope="module")
+def start_asterisk(asterisk_tree: Path) -> Iterator[StartAsterisk]:
+    """`start_asterisk(render)` starts an Asterisk with `render(ports)`; it ends with the module."""
+    with ExitStack() as stack:
+
+        def start(render: Callable[[LabPorts], Mapping[str, str]]) -> Asterisk:
+            ports = LabPorts.choose()
+            return stack.enter_context(Asterisk(asterisk_tree, render(ports), ports))
+
+        yield start
+
+
+@pytest.fixture(autouse=True)
+def no_sipp_left() -> Iterator[None]:
+    """Ends every SIPp that a test forgot."""
+    yield
+    for process in list(lab_sipp.ALIVE):
+        process.close()
