@@ -1,7 +1,11 @@
 """One simulated call: what the rendered dialplan does with it, step by step, with the AMI events of Asterisk 22.
 
+The steps are those of dialplan_templates/extensions.conf.j2: numbers are looked at; route; verdict, Dial and attempt in
+turn; settle while the caller's channel lives (the target hung up, a limit, a reject), else in the hangup handler; what
+is not acknowledged is kept, unless no call was ever admitted.
+
 The order of events was compared with Asterisk 22.10 for: answered and hung up by the caller, by the target, by
-TIMEOUT(absolute) and by AMI Hangup; busy; no answer; cancelled by the caller.
+TIMEOUT(absolute), by L() and by AMI Hangup; busy; no answer; cancelled by the caller.
 """
 
 from __future__ import annotations
@@ -31,7 +35,6 @@ from capconduit.vocab import CAUSE_NORMAL, REJECTS, CcVariable, DialStatus, Reje
 if TYPE_CHECKING:
     from asterisk_simulator.world import World
 
-MAX_ATTEMPTS: Final = 100  # ours: a daemon that always says `dial` must not keep a simulated call for ever
 EXCHANGE_MAX_S: Final = 3_600.0  # behind the guard of the dialplan, which ends an exchange first
 HANGUP_BY_DIALPLAN: Final = "dialplan/builtin"  # CHANNEL(hangupsource) after Hangup() in the dialplan
 CAUSE_CANCELLED: Final = 127  # what chan_pjsip leaves on CANCEL
@@ -39,6 +42,11 @@ CAUSE_BUSY: Final = 17
 CAUSE_CONGESTION: Final = 34
 CAUSE_ABSENT: Final = 20
 CAUSE_ELSEWHERE: Final = 26
+NUMBER_CHARS: Final = frozenset("0123456789+")
+WITHHELD: Final = frozenset({"anonymous", "restricted", "private", "unavailable", "unknown"})
+# What the dialplan replaces by `_` in text from outside, before it goes into an application's arguments.
+UNSAFE_FROM_CALLERS: Final = "".join(chr(code) for code in (*range(1, 32), 127)) + "\"'\\,()[]{}$`|^"
+_CLEANED: Final = str.maketrans(dict.fromkeys(UNSAFE_FROM_CALLERS, "_"))
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,10 @@ class Dialplan:
     agi_host: str
     agi_port: int
     context: str
-    guard_s: float  # TIMEOUT(absolute) around each exchange
-    settle_timeout_s: float  # ours: Asterisk waits for ever in the handler
+    guard_s: float  # TIMEOUT(absolute) around each exchange with a live channel
+    quiet_s: float  # after the guard fired, ends of calls are kept, not sent, for so long
+    max_rounds: int  # Dials of one call
+    settle_timeout_s: float  # ours: Asterisk waits for ever in the handler, whose channel is dead
 
 
 @dataclass
@@ -75,6 +85,7 @@ class Call:
         self._dialstatus = self._source = ""
         self._hangup_cause = 0
         self._up_since = 0.0
+        self._frozen = self._settled_stage = False
         self._legs: list[_Leg] = []
         uniqueid = world.unique_id()
         self._caller = Channel(
@@ -96,17 +107,17 @@ class Call:
         if self._spec.cancel_after_ms is not None:
             cancel = self._loop.call_later(self._spec.cancel_after_ms / 1000, self._caller_goes, CAUSE_CANCELLED)
         try:
-            await self._inbound()
+            await self._dialplan()
         finally:
             self._set_limit(None)
             if cancel is not None:
                 cancel.cancel()
-        if self._stopped_by == "caller":
-            self._end("caller", self._hangup_cause)
+        if self._gone:
+            self._end("caller" if self._stopped_by == "caller" else "system", self._hangup_cause)
         self._say("SoftHangupRequest", self._caller, ("Cause", str(CAUSE_NORMAL)))
         await self._hangup_handler()
         self._hangup_event(self._caller, self._outcome.cause)
-        return self._outcome
+        return replace(self._outcome, dialstatus=self._dialstatus)
 
     def vanish(self) -> None:
         """Forget the channels without a word, as a killed Asterisk does; harmless after a normal end."""
@@ -126,107 +137,156 @@ class Call:
 
     # ----- the dialplan
 
-    async def _inbound(self) -> None:
-        spec, uniqueid = self._spec, self._caller.uniqueid
-        route = (uniqueid, uniqueid, spec.dnid, spec.ani, spec.caller_name, spec.trunk)
-        stir = (spec.attestation, spec.stir_verdict, spec.sip_call_id)
-        result = await self._exchange("route", *route, *stir)
-        self._outcome = replace(self._outcome, route_ms=result.elapsed_ms)
-        for _ in range(MAX_ATTEMPTS):
-            if self._stopped_by in {"caller", "admin"}:
-                return self._end_by_hangup()
-            verdict = self._variable(CcVariable.VERDICT)
-            self._outcome = replace(
-                self._outcome,
-                verdict=verdict,
-                call=self._variable(CcVariable.CALL),
-                reject_reason=self._variable(CcVariable.REASON) if verdict == Verdict.REJECT else "",
-            )
-            if verdict == Verdict.REJECT:
-                return self._reject(_number(self._variable(CcVariable.CAUSE)), _number(self._variable(CcVariable.SIP)))
-            if verdict != Verdict.DIAL:
-                return self._fall_back()
-            await self._dial()
-            if self._stopped_by or self._dialstatus == DialStatus.ANSWER:
-                return self._end_by_hangup()
-            await self._exchange(
-                "attempt",
-                uniqueid,
-                self._variable(CcVariable.ATTEMPT),
-                self._dialstatus,
-                str(self._hangup_cause),
-            )
-        return self._fall_back()
+    @property
+    def _gone(self) -> bool:
+        """The caller's channel is dead: no more dialplan but the handler."""
+        return self._stopped_by in {"caller", "admin"}
 
-    async def _exchange(self, script: str, *args: str) -> AgiResult:
-        """One AGI exchange under the guard; its variables are on the channel afterwards."""
-        self._variables.pop(CcVariable.VERDICT, None)
-        self._set_limit(self._plan.guard_s)
+    async def _dialplan(self) -> None:
+        """What runs while the caller's channel lives."""
+        ani = self._clean_ani()
+        if ani is None:
+            return
+        await self._decide(ani)
+        if not self._gone:
+            await self._settle_alive()
+        if not self._gone:
+            self._hang_up()
+
+    def _clean_ani(self) -> str | None:
+        """The caller's number for the daemon, or None where the dialplan refuses the call on its own."""
+        spec = self._spec
+        if not spec.dnid or not NUMBER_CHARS.issuperset(spec.dnid):
+            refused = RejectCode.DID_UNKNOWN
+        elif NUMBER_CHARS.issuperset(spec.ani):
+            return spec.ani
+        elif _clean(spec.ani).lower() in WITHHELD:
+            return "anonymous"
+        else:
+            refused = RejectCode.CALLER_INVALID
+        cause, sip, _ = REJECTS[refused]
+        self._variables |= {CcVariable.ACK: "1", CcVariable.CAUSE: str(cause)}
+        self._outcome = replace(self._outcome, reject_reason=refused.value, sip=sip)
+        self._hang_up()
+        return None
+
+    async def _decide(self, ani: str) -> None:
+        """Route, then Dial and attempt in turn, until somebody hangs up, a limit fires or nothing is left to try."""
+        spec, uniqueid = self._spec, self._caller.uniqueid
+        outside = (spec.caller_name, spec.trunk, spec.attestation, spec.stir_verdict, spec.sip_call_id)
+        result = await self._exchange("route", uniqueid, uniqueid, spec.dnid, ani, *map(_clean, outside))
+        self._outcome = replace(self._outcome, route_ms=result.elapsed_ms)
+        while not self._gone:
+            verdict = self._note_verdict()
+            if not verdict or (verdict == Verdict.DIAL and not self._dialable()):
+                self._fall_back()
+                return
+            if verdict != Verdict.DIAL:
+                return
+            await self._dial()
+            if self._gone or self._limit_fired() or self._dialstatus == DialStatus.ANSWER:
+                return
+            cause, attempt = str(self._hangup_cause), self._variable(CcVariable.ATTEMPT)
+            await self._exchange("attempt", uniqueid, attempt, self._dialstatus, cause)
+
+    def _note_verdict(self) -> str:
+        verdict = self._variables.pop(CcVariable.VERDICT, "")
+        rejected = verdict not in {"", Verdict.DIAL}
+        self._outcome = replace(
+            self._outcome,
+            verdict=verdict,
+            call=self._variable(CcVariable.CALL),
+            reject_reason=self._variable(CcVariable.REASON) if rejected else "",
+            sip=_number(self._variable(CcVariable.SIP)) if rejected else 0,
+        )
+        if verdict:
+            self._world.end_quiet()
+        return verdict
+
+    def _dialable(self) -> bool:
+        """A zero would be no limit at all; without all of them the dialplan does not dial."""
+        numbers = (CcVariable.RING_S, CcVariable.FUNDED_S, CcVariable.CEILING_MS)
+        whole = all(_number(self._variable(name)) >= 1 for name in numbers)
+        return whole and "/" in self._variable(CcVariable.DIAL) and len(self._outcome.attempts) < self._plan.max_rounds
+
+    def _fall_back(self) -> None:
+        cause, sip, _ = REJECTS[RejectCode.ENGINE_TIMEOUT]
+        self._variables[CcVariable.CAUSE] = str(cause)
+        self._outcome = replace(self._outcome, fallback=True, sip=sip)
+
+    async def _exchange(self, script: str, *args: str, guarded: bool = True) -> AgiResult:
+        """One AGI exchange; its variables are on the channel afterwards. The guard needs a live channel."""
+        if guarded:
+            self._set_limit(self._plan.guard_s)
         result = await agi_exchange(
             self._plan.agi_host,
             self._plan.agi_port,
             script,
             args,
             self._environment(),
-            timeout_s=EXCHANGE_MAX_S,
-            hangup=self._stop,
+            timeout_s=EXCHANGE_MAX_S if guarded else self._plan.settle_timeout_s,
+            hangup=self._stop if guarded else None,
         )
         self._set_limit(None)
         self._variables.update(result.variables)
-        if self._stopped_by == "limit":
-            self._variables.pop(CcVariable.VERDICT, None)  # extension T runs the fallback, whatever came in the end
+        if self._limit_fired():  # extension T goes on after the exchange
+            self._frozen = True
+            self._world.begin_quiet(self._plan.quiet_s)
         return result
 
-    def _reject(self, cause: int, sip: int) -> None:
-        self._source, self._hangup_cause = HANGUP_BY_DIALPLAN, cause
-        self._outcome = replace(self._outcome, cause=cause, sip=sip)
+    def _limit_fired(self) -> bool:
+        """Whether the absolute timeout fired; it is used up by asking, as extension T uses it up."""
+        if self._stopped_by != "limit":
+            return False
+        self._stopped_by = ""
+        self._stop.clear()
+        return True
 
-    def _fall_back(self) -> None:
-        cause, sip, _ = REJECTS[RejectCode.ENGINE_TIMEOUT]
-        self._outcome = replace(self._outcome, fallback=True)
-        self._reject(cause, sip)
+    def _hang_up(self) -> None:
+        """Hangup(CC_CAUSE) at the end of the dialplan."""
+        self._settled_stage = True
+        self._source = self._source or HANGUP_BY_DIALPLAN
+        self._hangup_cause = _number(self._variable(CcVariable.CAUSE)) or CAUSE_NORMAL
+        self._outcome = replace(self._outcome, cause=self._hangup_cause)
 
-    def _end_by_hangup(self) -> None:
-        """Dial returned because somebody hung up, or a limit ran out: no more dialplan."""
-        if self._stopped_by == "limit":
-            self._source = HANGUP_BY_DIALPLAN  # extension T hangs up
-            self._end("system", CAUSE_NORMAL)
-        elif self._stopped_by == "admin":
-            self._source = ""
-            self._end("system", self._hangup_cause)
+    # ----- settle
+
+    async def _settle_alive(self) -> None:
+        if not self._world.quiet:
+            await self._settle(guarded=True)
 
     async def _hangup_handler(self) -> None:
+        """Runs on the dead channel: settles what was not, and keeps what nobody acknowledged."""
+        if not (self._acknowledged or self._settled_stage or self._frozen or self._world.quiet):
+            await self._settle(guarded=False)
+        keep = not self._acknowledged and self._variable(CcVariable.CALL) != ""
+        if keep:
+            fields = (self._variable(CcVariable.CALL), *self._settle_args()[1:])
+            self._world.keep_settlement(self._caller.uniqueid, fields)
+        self._outcome = replace(self._outcome, settled_ack=self._acknowledged, spooled=keep)
+
+    @property
+    def _acknowledged(self) -> bool:
+        return self._variable(CcVariable.ACK) == "1"
+
+    async def _settle(self, *, guarded: bool) -> None:
+        result = await self._exchange("settle", *self._settle_args(), guarded=guarded)
+        self._outcome = replace(self._outcome, settle_ms=result.elapsed_ms)
+
+    def _settle_args(self) -> tuple[str, ...]:
         answered_ms = dialed_ms = ""
         if self._up_since:
-            answered_ms = str(_ms(self._loop.time() - self._up_since))
-            dialed_ms = str(_ms(self._loop.time() - self._caller.created))
-        args = (
+            now = self._loop.time()
+            answered_ms, dialed_ms = str(_ms(now - self._up_since)), str(_ms(now - self._caller.created))
+        return (
             self._caller.uniqueid,
             self._variable(CcVariable.ATTEMPT),
             self._dialstatus,
             answered_ms,
             dialed_ms,
             str(self._hangup_cause),
-            self._source,
+            _clean(self._source),
             self._plan.context,
-        )
-        result = await agi_exchange(
-            self._plan.agi_host,
-            self._plan.agi_port,
-            "settle",
-            args,
-            self._environment(),
-            timeout_s=self._plan.settle_timeout_s,
-        )
-        acknowledged = result.variables.get(CcVariable.ACK, "") != ""
-        if not acknowledged:
-            self._world.keep_settlement(self._caller.uniqueid, args)
-        self._outcome = replace(
-            self._outcome,
-            dialstatus=self._dialstatus,
-            settled_ack=acknowledged,
-            spooled=not acknowledged,
-            settle_ms=result.elapsed_ms,
         )
 
     # ----- Dial
@@ -234,7 +294,7 @@ class Call:
     async def _dial(self) -> None:
         """Dial(CC_DIAL, CC_RING_S): rings every leg of the dial string; the first that answers gets the call."""
         ring_s, funded_s = _number(self._variable(CcVariable.RING_S)), _number(self._variable(CcVariable.FUNDED_S))
-        ring_ms = ring_s * 1000 or inf  # Dial takes 0 as no limit
+        ring_ms = ring_s * 1000
         began = self._loop.time()
         self._caller.application, self._caller.application_data = "Dial", self._variable(CcVariable.DIAL)
         self._set_limit(ring_s + funded_s)
@@ -369,8 +429,8 @@ class Call:
                 self._say("HangupRequest", first, ("Cause", str(CAUSE_NORMAL)))
             self._source = first.name
             self._end("target" if by_target else "caller", CAUSE_NORMAL)
-        elif not self._stopped_by:
-            self._end("system", CAUSE_NORMAL)
+            if not by_target:
+                self._halt("caller")
         self._say("BridgeLeave", first, bridge=(bridge, 1))
         if by_target:
             self._leg_gone(leg, CAUSE_NORMAL)
@@ -473,6 +533,11 @@ def _acts_after_ms(leg: _Leg) -> float:
             return after_ms
         case NoAnswer() | Unavailable():
             return inf
+
+
+def _clean(text: str) -> str:
+    """Text from outside as the dialplan passes it on."""
+    return text.translate(_CLEANED)
 
 
 def _number(text: str) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from asterisk_simulator.ami_server import SPOOL_FAMILY, AmiServer, Fields
@@ -21,9 +21,9 @@ MAX_CALLS: Final = 10_000
 CONTEXT: Final = "capconduit-inbound"
 
 
-def spool_text(settle_args: Sequence[str]) -> str:
-    """How the handler keeps a settlement that was not acknowledged: its arguments after the uniqueid, by commas."""
-    return ",".join(settle_args[1:])
+def spool_text(fields: Sequence[str], now_us: int) -> str:
+    """How the handler keeps a settlement: CC_CALL, the arguments of settle after the uniqueid, and when (UTC s)."""
+    return "|".join((*fields, f"{now_us // 1_000_000}.{now_us // 1_000 % 1_000:03d}"))
 
 
 class World:
@@ -45,16 +45,17 @@ class World:
         otherwise: Behaviour | None = None,
         context: str = CONTEXT,
         guard_s: float = 5.0,
+        quiet_s: float = 10.0,
+        max_rounds: int = 32,
         settle_timeout_s: float = 30.0,
-        spool: Callable[[Sequence[str]], str] = spool_text,
         max_calls: int = MAX_CALLS,
     ) -> None:
         self.ami = ami
         self.rng = rng
         self.systemname = systemname
-        self.dialplan = Dialplan(agi_host, agi_port, context, guard_s, settle_timeout_s)
+        self.dialplan = Dialplan(agi_host, agi_port, context, guard_s, quiet_s, max_rounds, settle_timeout_s)
         self.outcomes: list[CallOutcome] = []
-        self._spool_text = spool
+        self._quiet_until = 0.0
         self._otherwise: Behaviour = otherwise or Answers()
         self._targets: dict[str, list[Behaviour]] = {}
         self._channels: dict[str, tuple[Channel, Call]] = {}
@@ -141,9 +142,22 @@ class World:
         """Send an AMI event of now."""
         self.ami.publish(event, fields)
 
-    def keep_settlement(self, uniqueid: str, args: Sequence[str]) -> None:
+    def keep_settlement(self, uniqueid: str, fields: Sequence[str]) -> None:
         """`Set(DB(capconduit/unsettled/UNIQUEID)=…)` of the handler."""
-        self.ami.database[f"/{SPOOL_FAMILY}/{uniqueid}"] = self._spool_text(args)
+        self.ami.database[f"/{SPOOL_FAMILY}/{uniqueid}"] = spool_text(fields, self.ami.now_us())
+
+    @property
+    def quiet(self) -> bool:
+        """CC_QUIET_UNTIL has not passed: the daemon was found frozen, ends of calls are kept for it."""
+        return asyncio.get_running_loop().time() < self._quiet_until
+
+    def begin_quiet(self, seconds: float) -> None:
+        """The guard fired."""
+        self._quiet_until = asyncio.get_running_loop().time() + seconds
+
+    def end_quiet(self) -> None:
+        """A verdict came: the daemon lives."""
+        self._quiet_until = 0.0
 
     # What the manager interface needs (ami_server.ChannelSource).
 

@@ -20,10 +20,10 @@ MICROS_PER_UNIT: Final = 1_000_000
 MS_PER_SECOND: Final = 1_000
 MAX_MICROS: Final = 9_000_000_000_000_000_000  # below 2^63: what the databases hold
 
-_MONEY = re.compile(r"^\s*([+-]?)(\d{1,12})(?:\.(\d{1,6}))?(?:\s*([A-Za-z]{3}))?\s*$")
-_DURATION_PART = re.compile(r"(\d+)(ms|s|m|h|d)")
+_MONEY = re.compile(r"^\s*([+-]?)([0-9]{1,12})(?:\.([0-9]{1,6}))?(?:\s*([A-Za-z]{3}))?\s*$")
+_DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 _DURATION_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_RELATIVE = re.compile(r"^-(\d+)(s|m|h|d)$")
+_RELATIVE = re.compile(r"^-([0-9]{1,9})(s|m|h|d)$")
 _WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -121,7 +121,7 @@ def parse_instant(text: str, *, now_ms: int, timezone: str = "UTC") -> Millis:
     word = text.strip().lower()
     zone = ZoneInfo(timezone)
     local_now = datetime.fromtimestamp(now_ms // MS_PER_SECOND, zone)
-    midnight = local_now.replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = local_now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)  # the first of two
     if word == "now":
         return Millis(now_ms)
     if word == "today":

@@ -17,10 +17,15 @@ from lab.wait import LabUnavailable
 
 LAB_DIR: Final = Path(__file__).parents[1] / ".lab"
 SUITES: Final = {"forky": "asterisk-22", "bullseye": "asterisk-16"}
-DEFAULT_SUITE: Final = "forky"
+DEFAULT_SUITE: Final = os.environ.get("CAPCONDUIT_LAB_SUITE", "forky")
 PACKAGES: Final = "asterisk,asterisk-core-sounds-en-gsm"
 APT_TIMEOUT_S: Final = 600
 BINARY: Final = Path("usr/sbin/asterisk")
+
+
+def asterisk_major(suite: str = DEFAULT_SUITE) -> int:
+    """The major version of the Asterisk in a suite's tree: 22 or 16."""
+    return int(SUITES[suite].rpartition("-")[2])
 
 
 def tree_dir(suite: str = DEFAULT_SUITE) -> Path:

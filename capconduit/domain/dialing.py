@@ -12,7 +12,7 @@ from capconduit.vocab import TargetKind
 OUTBOUND_ENDPOINT: Final = "capconduit-out"  # the one endpoint that plain SIP URIs are dialled through
 
 # Nothing here has a meaning to the dialplan: no comma, ampersand, parenthesis, quote, dollar or blank.
-_HOST: Final = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.\-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?"
+_HOST: Final = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.\-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
 _USER: Final = r"[A-Za-z0-9_+*#.\-]{1,64}"
 _FORMS: Final = {
     TargetKind.PJSIP: (
@@ -20,7 +20,7 @@ _FORMS: Final = {
         "sip:user@host:5060, number@endpoint or endpoint",
     ),
     TargetKind.IAX2: (
-        re.compile(rf"^[A-Za-z0-9_.\-]{{1,64}}(?::\d{{1,5}})?(?:/{_USER})?$"),
+        re.compile(rf"^[A-Za-z0-9_.\-]{{1,64}}(?::[0-9]{{1,5}})?(?:/{_USER})?$"),
         "peer/number or host/number",
     ),
     TargetKind.EXTENSION: (re.compile(rf"^{_USER}@[A-Za-z0-9_.\-]{{1,79}}$"), "extension@context"),
@@ -30,7 +30,7 @@ _FORMS: Final = {
 def check_address(kind: TargetKind, address: str) -> str:
     """The address, if it has the form of its kind. Raises UsageError naming the form."""
     pattern, form = _FORMS[kind]
-    if not pattern.match(address):
+    if not pattern.fullmatch(address):
         raise UsageError("address-invalid", f"{address!r} is no {kind} address", f"write it like {form}")
     return address
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from capconduit.domain.admission import event
 from capconduit.domain.books import Books, Changes
@@ -14,12 +15,15 @@ from capconduit.services.sellers import SellerView, show_seller
 from capconduit.units import MAX_MICROS, format_micros
 from capconduit.vocab import EventKind, LedgerKind
 
+MAX_TEXT: Final = 500  # characters of a reason or an idempotency key
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:
     """An account whose numbers do not add up: what stands there, and what its rows sum to (micros)."""
 
     seller: str
+    currency: str
     what: str
     stands_micros: int
     sums_micros: int
@@ -37,6 +41,8 @@ def adjust(office: Office, seller_name: str, amount_micros: int, *, reason: str,
     """
     if not reason.strip():
         raise UsageError("reason-missing", "an adjustment needs a reason", "add --reason 'wire 1234'")
+    if len(reason) > MAX_TEXT or len(key) > MAX_TEXT:
+        raise UsageError("text-too-long", f"a reason or key of more than {MAX_TEXT} characters", "say it shorter")
     if amount_micros == 0 or abs(amount_micros) > MAX_MICROS:
         raise UsageError("amount-invalid", f"{format_micros(amount_micros)} cannot be booked", "give another amount")
 
@@ -121,17 +127,17 @@ def verify_balances(office: Office) -> Sequence[Drift]:
     """Accounts whose balance is not the sum of their ledger, or whose held is not that of their open holds."""
 
     def work(desk: Desk) -> Sequence[Drift]:
-        names = {s.id: s.name for s in desk.tx.rows(Seller, desk.tenant_id)}
+        sellers = {s.id: s for s in desk.tx.rows(Seller, desk.tenant_id)}
         ledgers, holds = desk.tx.ledger_sums(desk.tenant_id), desk.tx.hold_sums(desk.tenant_id)
         drifts = []
         for account in desk.tx.rows(Account, desk.tenant_id):
-            name = names[account.seller_id]
+            seller = sellers[account.seller_id]
             for what, stands, sums in (
                 ("balance", account.balance_micros, ledgers.get(account.seller_id, 0)),
                 ("held", account.held_micros, holds.get(account.seller_id, 0)),
             ):
                 if stands != sums:
-                    drifts.append(Drift(name, what, stands, sums))
+                    drifts.append(Drift(seller.name, seller.currency, what, stands, sums))
         return drifts
 
     return office.read(work)

@@ -20,7 +20,7 @@ from capconduit.vocab import ATTEMPT_SCOPES, CallState, CapMetric, CapScope, Pla
 # Metrics that can be set; the others of the vocabulary are refused by parse_limit.
 COUNTED: Final = (CapMetric.CONCURRENT, CapMetric.ATTEMPTS, CapMetric.CONNECTED, CapMetric.BILLABLE)
 MAX_LIMIT: Final = 1_000_000_000
-_LIMIT = re.compile(r"^(\d{1,10})(?:\s*/\s*([a-z]+))?$")
+_LIMIT = re.compile(r"^(none|\d{1,10})(?:\s*/\s*([a-z]+))?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,10 @@ class CapDrift:
 
 
 def parse_limit(metric: CapMetric, text: str) -> Limit:
-    """`200/day`, `1000/total`; for concurrent a bare number. Raises UsageError."""
+    """`200/day`, `1000/total`; for concurrent a bare number. `none` instead of the number takes the cap away.
+
+    Raises UsageError.
+    """
     match = _LIMIT.match(text.strip().lower())
     windows = [w.value for w in WindowKind if w is not WindowKind.NONE]
     form = (
@@ -67,9 +70,10 @@ def parse_limit(metric: CapMetric, text: str) -> Limit:
     )
     if metric not in COUNTED:
         raise UsageError("metric-unsupported", f"caps by {metric} cannot be set", f"use {', '.join(COUNTED)}")
-    if not match or int(match[1]) > MAX_LIMIT:
+    value = int(match[1]) if match and match[1] != "none" else None
+    if not match or (value or 0) > MAX_LIMIT:
         raise UsageError("limit-invalid", f"{text!r} is no limit of {metric} calls", form)
-    value, window = int(match[1]), match[2]
+    window = match[2]
     if metric is CapMetric.CONCURRENT:
         if window:
             raise UsageError("limit-invalid", f"{text!r}: concurrent calls are counted now, not by {window}", form)

@@ -39,7 +39,7 @@ class _DryRun(Exception):
 
 def check_name(noun: str, name: str) -> str:
     """A name that can stand in a file, a command and a dialplan. Raises UsageError."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise UsageError(
             "name-invalid",
             f"{name!r} cannot be the name of a {noun}",
@@ -185,6 +185,6 @@ class Office:
     def _desk(self, tx: Transaction) -> Desk:
         tenants = {t.name: t for t in tx.tenants()}
         if self.tenant not in tenants:
-            near = tuple(get_close_matches(self.tenant, tenants, n=NEAR_NAMES))
-            raise NotFound("tenant", self.tenant, near)
+            near = get_close_matches(self.tenant, tenants, n=NEAR_NAMES) or list(tenants)[:NEAR_NAMES]
+            raise NotFound("tenant", self.tenant, tuple(near))
         return Desk(tx, tenants[self.tenant], self.actor, self.clock.now_ms(), self.clock.new_id)

@@ -38,7 +38,7 @@ def check_timezone(name: str) -> str:
 
 def check_currency(code: str) -> str:
     """An ISO 4217 code in capitals. Raises UsageError."""
-    if not _CURRENCY.match(code.upper()):
+    if not _CURRENCY.fullmatch(code.upper()):
         raise UsageError("currency-invalid", f"{code!r} is no currency", "use an ISO 4217 code like USD")
     return code.upper()
 
@@ -124,6 +124,11 @@ def set_seller(office: Office, name: str, *, credit_limit_micros: int | None = N
     return office.change(work)
 
 
+def suspend_seller(office: Office, name: str, *, suspended: bool) -> SellerView:
+    """Stop a seller's campaigns from taking new calls, or let them again; live calls go on. Raises NotFound."""
+    return set_seller(office, name, status=Status.SUSPENDED if suspended else Status.ACTIVE)
+
+
 def remove_seller(office: Office, name: str) -> None:
     """Remove a seller that never had money or calls. Raises Refused."""
 
@@ -133,7 +138,7 @@ def remove_seller(office: Office, name: str) -> None:
             raise Refused(
                 "seller-has-ledger",
                 f"seller {name!r} has ledger entries, which are kept",
-                f"suspend it: capconduit seller set {name} --status suspended",
+                f"suspend it: capconduit seller suspend {name}",
             )
         account = desk.tx.find(Account, desk.tenant_id, seller_id=seller.id)
         remove_caps_of(desk, CapScope.SELLER, seller.id)

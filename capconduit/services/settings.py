@@ -50,12 +50,16 @@ def list_settings(office: Office) -> Sequence[SettingView]:
     return office.read(lambda desk: _views(desk.settings()))
 
 
+def show_setting(office: Office, name: str) -> SettingView:
+    """One setting. Raises NotFound."""
+    _check_known(name)
+    return office.read(lambda desk: _view(desk.settings(), name))
+
+
 def set_setting(office: Office, name: str, value: str) -> SettingView:
     """Set a setting; in force with the next decision. Raises NotFound, UsageError."""
-    known = setting_descriptions()
-    if name not in known:
-        raise NotFound("setting", name, tuple(get_close_matches(name, known, n=2)))
-    checked = _checked(name, known[name][0], value)
+    _check_known(name)
+    checked = _checked(name, setting_descriptions()[name][0], value)
 
     def work(desk: Desk) -> SettingView:
         before = desk.tx.find(Setting, desk.tenant_id, name=name)
@@ -65,9 +69,15 @@ def set_setting(office: Office, name: str, value: str) -> SettingView:
         else:
             desk.tx.update(after)
         desk.changed("setting.set", name, before, after)
-        return next(v for v in _views(desk.settings()) if v.name == name)
+        return _view(desk.settings(), name)
 
     return office.change(work)
+
+
+def _check_known(name: str) -> None:
+    known = setting_descriptions()
+    if name not in known:
+        raise NotFound("setting", name, tuple(get_close_matches(name, known, n=2)))
 
 
 def _checked(name: str, kind: str, value: str) -> str:
@@ -87,3 +97,7 @@ def _views(settings: Settings) -> Sequence[SettingView]:
         SettingView(name, kind, getattr(settings, name), default, description)
         for name, (kind, default, description) in setting_descriptions().items()
     ]
+
+
+def _view(settings: Settings, name: str) -> SettingView:
+    return next(view for view in _views(settings) if view.name == name)

@@ -8,6 +8,12 @@ from capconduit.services.office import DEFAULT_TENANT
 from capconduit.store.store import Store
 
 
+def tenant_names(store: Store) -> list[str]:
+    """Names of all tenants, the first one first. The tables must be there."""
+    with store.transaction(write=False) as tx:
+        return [tenant.name for tenant in tx.tenants()]
+
+
 def prepare_database(store: Store, clock: Clock) -> list[str]:
     """Apply missing migrations and make the tenant `default`; safe twice. Returns what was applied."""
     applied = store.upgrade(clock.now_ms())

@@ -135,6 +135,11 @@ def list_rules(office: Office, campaign: str = "") -> Sequence[RuleView]:
     return office.read(work)
 
 
+def show_rule(office: Office, campaign: str, target: str) -> RuleView:
+    """One rule. Raises NotFound."""
+    return office.read(lambda desk: RuleView(_rule(desk, campaign, target), campaign, target))
+
+
 def set_rule(office: Office, campaign: str, target: str, **fields: Any) -> RuleView:
     """Change priority, weight or enabled. Raises UsageError, NotFound."""
 

@@ -18,7 +18,7 @@ from capconduit.vocab import CapScope, TrunkKind
 DEFAULT_PORT: Final = {TrunkKind.PJSIP: 5060, TrunkKind.IAX2: 4569}
 DEFAULT_CODECS: Final = "ulaw,alaw"
 MAX_HOSTS: Final = 64
-_HOST = re.compile(r"^(?:[A-Za-z0-9][A-Za-z0-9.\-]{0,252}|[0-9A-Fa-f:]{2,45})(?:/\d{1,3})?$")
+_HOST = re.compile(r"^(?:[A-Za-z0-9][A-Za-z0-9.\-]{0,252}|[0-9A-Fa-f:]{2,45})(?:/[0-9]{1,3})?$")
 _CODECS = re.compile(r"^[a-z0-9]+(?:,[a-z0-9]+)*$")
 # Sections that the rendered configuration has for itself.
 RESERVED: Final = frozenset({"global", "system", "general", "guest", "acl"})
@@ -29,7 +29,7 @@ def check_hosts(hosts: Sequence[str]) -> str:
     if not hosts or len(hosts) > MAX_HOSTS:
         raise UsageError("host-missing", "a trunk needs at least one host", "add --host 203.0.113.7")
     for host in hosts:
-        if not _HOST.match(host):
+        if not _HOST.fullmatch(host):
             raise UsageError("host-invalid", f"{host!r} is no host", "give an address, a network or a name")
     return ",".join(hosts)
 
@@ -50,7 +50,7 @@ def check_region(region: str) -> str:
 
 def check_codecs(codecs: str) -> str:
     """Codec names as Asterisk writes them, comma separated. Raises UsageError."""
-    if not _CODECS.match(codecs):
+    if not _CODECS.fullmatch(codecs):
         raise UsageError("codecs-invalid", f"{codecs!r} is no list of codecs", "write it like ulaw,alaw")
     return codecs
 

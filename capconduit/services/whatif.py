@@ -8,6 +8,7 @@ from capconduit.domain.admission import reject_answer, ring_seconds
 from capconduit.domain.books import Books
 from capconduit.domain.calls import DialAnswer, RouteAnswer, RouteRequest
 from capconduit.domain.dialing import dial_string
+from capconduit.domain.model import Trunk
 from capconduit.domain.numbers import parse_number
 from capconduit.domain.routing import Decision, route
 from capconduit.services.engine import accounts_and_counters
@@ -27,9 +28,11 @@ class WhatIf:
 
 def what_if(office: Office, did: str, *, caller: str = "", trunk: str = "", at_ms: int | None = None) -> WhatIf:
     """Decide about a call on `did` from `caller` as if it came at `at_ms` (default: now), by the balances and counts of
-    now. Raises UsageError for a DID that is no number."""
+    now. Raises UsageError for a DID that is no number, NotFound for an unknown trunk."""
 
     def work(desk: Desk) -> WhatIf:
+        if trunk:
+            desk.named(Trunk, trunk)  # an unknown one would silently be passed by, as an unknown peer is
         estate = desk.tx.load_estate()
         now_ms = desk.now_ms if at_ms is None else at_ms
         request = RouteRequest(

@@ -31,20 +31,25 @@ from capconduit.render.engine import render_all
 from capconduit.vocab import TrunkKind
 from lab.asterisk import Asterisk
 from lab.ports import LOOPBACK, LabPorts
-from lab.scripted_agi import AgiCall, Answer, Freeze, Reset, ScriptedAgi
+from lab.root import asterisk_major
+from lab.scripted_agi import Answer, Freeze, Reset, ScriptedAgi
 from lab.sipp import Scenario, Sipp, dial
 from lab.wait import wait_for
 
+MODERN = asterisk_major() >= 20  # has PJSIPHangup and filters by event name
 NUMBER = "+18005550100"
 RESCUED = "+18005550911"  # the only number in the operator's fallback context
 CALLER = "+12125550147"
 SECRET = "lab-secret"
 
+# Asterisk says these itself when nobody listens, and when a caller's name is not UTF-8.
+EXPECTED_WARNINGS = re.compile(r"res_agi\.c: (Connecting to|Couldn't connect)|res_pjsip\.c: CallerID Name .* invalid UTF-8")
+
 OPERATOR_DIALPLAN = f"""
 [capconduit-on-reject]
-exten => campaign_paused,1,Set(CC_SIP=486)
+exten => campaign_paused,1,MSet(CC_CAUSE=17,CC_SIP=486)
  same => n,Return()
-exten => cap_reached,1,Set(CC_SIP=480)
+exten => cap_reached,1,MSet(CC_CAUSE=31,CC_SIP=480)
  same => n,Return()
 [operator]
 exten => {RESCUED},1,Answer()
@@ -52,7 +57,7 @@ exten => {RESCUED},1,Answer()
 [lab-iax]
 exten => call,1,Set(NAME=Eve@agi_arg_3: +19995550199)
  same => n,Set(CALLERID(num)={CALLER})
- same => n,Set(CALLERID(name)=${{REPLACE(NAME,@,\\\\x0a)}})
+ same => n,Set(CALLERID(name)=${{REPLACE(NAME,@,\\x0a)}})
  same => n,Dial(IAX2/carrier-iax:{SECRET}@127.0.0.1:${{IAX_PORT}}/{NUMBER},5)
 """
 
@@ -61,7 +66,8 @@ def _context(ports: LabPorts, agi_port: int) -> RenderContext:
     return RenderContext(
         node_name="lab",
         agi_port=agi_port,
-        ami=Ami(port=ports.ami, users=(AmiUser(username="capconduit", secret=SECRET),)),
+        ami=Ami(port=ports.ami, users=(AmiUser(username="capconduit", secret=SECRET),), named_filters=MODERN),
+        exact_sip_codes=MODERN,
         sip_listen=f"{LOOPBACK}:{ports.sip}",
         iax_listen=f"{LOOPBACK}:{ports.iax}",
         rtp=RtpRange(start=ports.rtp_start, end=ports.rtp_end),
@@ -106,9 +112,11 @@ def asterisk(booted: Asterisk, agi: ScriptedAgi) -> Iterator[Asterisk]:
     """The module's Asterisk, without the traces of the test before; afterwards nothing may be left in it."""
     booted.cli("dialplan set global CC_QUIET_UNTIL 0")
     booted.cli(f"database deltree {SPOOL_FAMILY}")
+    before = len(booted.log_warnings())
     yield booted
     agi.release()
     booted.wait_idle()
+    assert [line for line in booted.log_warnings()[before:] if not EXPECTED_WARNINGS.search(line)] == []
 
 
 ACK = Answer({"CC_ACK": "1"})
@@ -148,7 +156,12 @@ def test_the_rendered_configuration_loads_without_a_warning(booted: Asterisk) ->
 # --- route
 
 
-@pytest.mark.parametrize(("cause", "sip"), [(21, 433), (17, 486), (1, 404), (34, 402)])
+EXACT = pytest.mark.skipif(not MODERN, reason="needs PJSIPHangup")
+
+
+@pytest.mark.parametrize(
+    ("cause", "sip"), [(17, 486), (1, 404), pytest.param(21, 433, marks=EXACT), pytest.param(34, 402, marks=EXACT)]
+)
 def test_a_reject_answers_exactly_its_sip_code(asterisk: Asterisk, agi: ScriptedAgi, cause: int, sip: int) -> None:
     agi.on["route"] = reject("caller_anonymous", cause, sip)
     dial(NUMBER, asterisk.ports.sip, expect=sip)
@@ -250,8 +263,8 @@ def test_a_hostile_dialled_number_is_refused_without_asking(asterisk: Asterisk, 
 
 @pytest.mark.parametrize("number", ["anonymous", "Restricted"])
 def test_a_withheld_number_arrives_as_anonymous(asterisk: Asterisk, agi: ScriptedAgi, number: str) -> None:
-    agi.on["route"] = reject("caller_anonymous", 21, 433)
-    dial(NUMBER, asterisk.ports.sip, expect=433, caller=number)
+    agi.on["route"] = reject("caller_anonymous", 21, 403)
+    dial(NUMBER, asterisk.ports.sip, expect=403, caller=number)
     assert agi.arguments("route")[3] == "anonymous"
 
 
@@ -521,6 +534,3 @@ def test_events_come_with_times_and_only_those_we_name(asterisk: Asterisk, agi: 
     assert "Event: VarSet" not in ami._text
     assert "Pong" in text
 
-
-def _unused(call: AgiCall) -> None:  # pragma: no cover
-    """Keeps the type of what `ScriptedAgi.on` may be called with in view."""

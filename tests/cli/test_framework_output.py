@@ -295,7 +295,7 @@ def test_what_is_harmless_stays_as_it_is() -> None:
 
 LISTING = """
 from capconduit_cli.output import *
-rows = [{"name": f"name{n}", "b": 10**15 + n, "currency": "USD", "note": "n" * 200} for n in range(%d)]
+rows = [{"name": f"name{n}", "b": 10**15 + n * 10**6, "currency": "USD", "note": "n" * 200} for n in range(%d)]
 emit_rows(rows, (Column("name"), Column("b", Kind.MONEY), Column("currency"), Column("note")), ListOutput())
 """
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import time
 from collections.abc import Callable
 
 import pytest
 
+from asterisk_simulator.ami_server import SPOOL_FAMILY
 from asterisk_simulator.behaviours import (
     Answers,
     Behaviour,
@@ -17,9 +20,13 @@ from asterisk_simulator.behaviours import (
     NoAnswer,
     Unavailable,
 )
+from asterisk_simulator.call import UNSAFE_FROM_CALLERS
+from asterisk_simulator.world import CONTEXT, World
+from capconduit.render import contexts, escape
+from capconduit.render.contexts import INBOUND_CONTEXT, SPOOL_FIELDS, SPOOL_SEPARATOR
 from tests.protocol.simulator_support import AmiReader, Request, Responder, run, says, simulated, told, until
 
-SPEC = CallSpec("18005550100", "12125550147", 'Ann, "B"', "carrier", "A", "verified", "abc@x")
+SPEC = CallSpec("18005550100", "12125550147", "Ann_ _B_", "carrier", "A", "verified", "abc@x")
 LONG = 60_000
 
 
@@ -54,7 +61,7 @@ def test_route_gets_nine_arguments_and_settle_eight() -> None:
             outcome = await world.call(SPEC)
         route, settle = seen
         assert arguments(route) == [
-            *[outcome.uniqueid] * 2, "18005550100", "12125550147", 'Ann, "B"', "carrier", "A", "verified", "abc@x",
+            *[outcome.uniqueid] * 2, "18005550100", "12125550147", "Ann_ _B_", "carrier", "A", "verified", "abc@x",
         ]  # fmt: skip
         uniqueid, attempt, status, answered_ms, dialed_ms, cause, source, context = arguments(settle)
         assert (uniqueid, attempt, status, cause) == (outcome.uniqueid, "a1", "ANSWER", "16")
@@ -146,7 +153,7 @@ def test_a_script_of_behaviours_is_played_in_order_and_the_last_stays() -> None:
 
 
 @pytest.mark.parametrize("respond_with", ["nothing", "reset", "refused"])
-def test_without_a_verdict_the_fallback_rejects_and_the_settlement_is_spooled(respond_with: str) -> None:
+def test_without_a_verdict_the_fallback_rejects_and_nothing_is_kept(respond_with: str) -> None:
     async def respond(request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if respond_with == "reset":
             writer.transport.abort()
@@ -157,26 +164,70 @@ def test_without_a_verdict_the_fallback_rejects_and_the_settlement_is_spooled(re
                 object.__setattr__(world.dialplan, "agi_port", 1)
             outcome = await world.call(SPEC)
             assert (outcome.fallback, outcome.cause, outcome.sip) == (True, 38, 500)
-            assert (outcome.settled_ack, outcome.spooled) == (False, True)
-            assert ami.database == {
-                f"/capconduit/unsettled/{outcome.uniqueid}": ",,,,38,dialplan/builtin,capconduit-inbound"
-            }
+            assert (outcome.settled_ack, outcome.spooled, ami.database) == (False, False, {})
 
     run(scenario())
 
 
-def test_a_frozen_daemon_is_ended_by_the_guard() -> None:
-    async def respond(request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if request["agi_network_script"] == "settle":
-            return
-        await reader.read()
-
+@pytest.mark.parametrize(
+    "missing", ["CC_RING_S=20", "CC_FUNDED_S=600", f"CC_CEILING_MS={LONG}", "CC_DIAL=PJSIP/buyer1"]
+)
+def test_a_dial_verdict_without_its_limits_is_not_dialled(missing: str) -> None:
     async def scenario() -> None:
-        async with simulated(respond, guard_s=0.05) as (world, _):
+        async with simulated(daemon(dial().replace(missing, missing.split("=")[0] + "=0"))) as (world, _):
             outcome = await world.call(SPEC)
         assert outcome.fallback
+        assert outcome.attempts == ()
 
     run(scenario())
+
+
+def test_a_frozen_daemon_is_ended_by_the_guard_and_left_in_peace_until_it_answers() -> None:
+    seen: list[str] = []
+    frozen = [True]
+
+    async def respond(request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        script = request["agi_network_script"]
+        seen.append(script)
+        if frozen[0]:
+            await reader.read()
+        else:
+            await says({"route": dial(), "settle": "CC_ACK=1"})(request, reader, writer)
+
+    async def scenario() -> None:
+        async with simulated(respond, guard_s=0.05, quiet_s=600, otherwise=Answers(1, 1)) as (world, _):
+            assert (await world.call(SPEC)).fallback
+            assert seen == ["route"]
+            frozen[0] = False
+            outcome = await world.call(SPEC)
+            assert (outcome.dialstatus, outcome.settled_ack) == ("ANSWER", True)
+
+    run(scenario())
+    assert seen == ["route", "route", "settle"]
+
+
+@pytest.mark.parametrize(
+    ("dnid", "ani", "refused", "told"),
+    [
+        ("1800;rm", "1212", "did_unknown", None),
+        ("1800", "12x12", "caller_invalid", None),
+        ("1800", "Anonymous", "", "anonymous"),
+        ("1800", "", "", ""),
+        ("+1800", "+1212", "", "+1212"),
+    ],
+)
+def test_odd_numbers_are_refused_before_the_daemon_hears_of_them(
+    dnid: str, ani: str, refused: str, told: str | None
+) -> None:
+    seen: list[Request] = []
+
+    async def scenario() -> None:
+        async with simulated(daemon(seen=seen), otherwise=Answers(1, 1)) as (world, _):
+            outcome = await world.call(CallSpec(dnid, ani))
+        assert outcome.reject_reason == refused
+
+    run(scenario())
+    assert [request["agi_arg_4"] for request in seen[:1]] == ([] if told is None else [told])
 
 
 def test_a_caller_that_leaves_while_route_is_decided_is_settled_while_route_is_still_open() -> None:
@@ -213,15 +264,19 @@ def test_a_cancelled_ringing_ends_with_cause_127_and_no_further_attempt() -> Non
 
 
 def test_the_funded_time_is_counted_from_the_answer_and_cuts_the_talk() -> None:
+    seen: list[Request] = []
+
     async def scenario() -> None:
-        responder = daemon(dial(ring_s=20, funded_s=1))
+        responder = daemon(dial(ring_s=20, funded_s=1), seen=seen)
         async with simulated(responder, otherwise=Answers(10, LONG)) as (world, _):
             outcome = await world.call(SPEC)
         assert outcome.cut_by_timeout
         assert outcome.ended_by == "system"
         assert outcome.talk_ms >= 990
+        assert outcome.settled_ack
 
     run(scenario())
+    assert arguments(seen[1])[6] == ""  # settled while the channel lives: nobody hung up yet
 
 
 def test_the_ceiling_cuts_the_talk() -> None:
@@ -230,6 +285,38 @@ def test_the_ceiling_cuts_the_talk() -> None:
             outcome = await world.call(SPEC)
         assert outcome.cut_by_timeout
         assert outcome.talk_ms >= 30
+
+    run(scenario())
+
+
+def test_when_the_target_hangs_up_the_guard_still_works_on_a_daemon_that_freezes_at_settle() -> None:
+    seen: list[Request] = []
+
+    async def respond(request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if request["agi_network_script"] == "settle":
+            seen.append(request)
+            await reader.read()
+        else:
+            await says({"route": dial()})(request, reader, writer)
+
+    async def scenario() -> None:
+        async with simulated(respond, otherwise=Answers(1, 1, "target"), guard_s=0.1) as (world, ami):
+            outcome = await world.call(SPEC)
+            assert (outcome.ended_by, outcome.settled_ack, outcome.spooled) == ("target", False, True)
+            assert list(ami.database) == [f"/capconduit/unsettled/{outcome.uniqueid}"]
+
+    run(scenario())
+    assert len(seen) == 1
+    assert arguments(seen[0])[6].startswith("PJSIP/buyer1-")
+
+
+def test_a_call_is_bounded_in_its_rounds() -> None:
+    async def scenario() -> None:
+        responder = daemon(attempt=dial())
+        async with simulated(responder, otherwise=Busy(1), max_rounds=3) as (world, _):
+            outcome = await world.call(SPEC)
+        assert len(outcome.attempts) == 3
+        assert outcome.fallback
 
     run(scenario())
 
@@ -338,7 +425,16 @@ def test_an_unacknowledged_settlement_is_read_and_deleted_over_ami() -> None:
             await until(lambda: reader.events("DBGetTreeComplete"), "the tree")
             (row,) = reader.events("DBGetTreeResponse")
             assert row["Key"] == f"/capconduit/unsettled/{outcome.uniqueid}"
-            assert row["Val"].startswith("a1,ANSWER,")
+            entry = dict(zip(SPOOL_FIELDS, row["Val"].split(SPOOL_SEPARATOR), strict=True))
+            assert (entry["call"], entry["attempt"], entry["dialstatus"], entry["cause"]) == (
+                "c1",
+                "a1",
+                "ANSWER",
+                "16",
+            )
+            assert entry["context"] == INBOUND_CONTEXT
+            assert int(entry["answered_ms"]) >= outcome.talk_ms
+            assert abs(float(entry["ended"]) - time.time()) < 60
             await reader.ask(Action="Setvar", Variable=f"DB_DELETE(capconduit/unsettled/{outcome.uniqueid})", Value="1")
             assert world.ami.database == {}
 
@@ -372,3 +468,13 @@ def test_many_calls_run_at_once_within_the_bound() -> None:
             assert 2 <= peak <= 5
 
     run(scenario())
+
+
+def test_the_simulator_says_what_the_rendered_dialplan_says() -> None:
+    defaults = contexts.RenderContext.__dataclass_fields__
+    world = inspect.signature(World).parameters
+    assert CONTEXT == INBOUND_CONTEXT
+    assert SPOOL_FAMILY == contexts.SPOOL_FAMILY
+    assert UNSAFE_FROM_CALLERS == escape.UNSAFE_FROM_CALLERS
+    for name in ("guard_s", "quiet_s", "max_rounds"):
+        assert world[name].default == defaults[name].default

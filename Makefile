@@ -1,0 +1,53 @@
+# Everything a developer or a newcomer runs. `make demo` and `make test` set up what they need by themselves.
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test check lab lab-demo bench man sim clean
+
+help:
+	@echo "make demo      an embedded database, a simulated Asterisk, the daemon and some hundred calls"
+	@echo "make test      all checks and tests, on real PostgreSQL and real Asterisk"
+	@echo "make check     style, types and import rules only"
+	@echo "make lab       set up a real Asterisk and SIPp for the tests"
+	@echo "make lab-demo  the demo on the lab's real Asterisk"
+	@echo "make bench     how fast decisions are on this machine"
+	@echo "make sim       the simulation for SECONDS=600"
+	@echo "make man       write the man pages again"
+
+$(READY): pyproject.toml constraints.txt
+	@command -v python3 >/dev/null || { echo "python3 (3.11 or later) is missing" >&2; exit 1; }
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(VENV)/bin/capconduit demo
+
+check: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+lab: $(READY)
+	$(PYTHON) -m lab up
+
+lab-demo: lab
+	@$(VENV)/bin/capconduit demo --asterisk
+
+test: check
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+bench: $(READY)
+	$(PYTHON) -m bench
+
+sim: $(READY)
+	SIM_SECONDS=$(or $(SECONDS),600) $(PYTHON) -m pytest tests/simulation $(PYTEST_ARGS)
+
+man: $(READY)
+	$(PYTHON) -m capconduit_cli.docgen --write
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

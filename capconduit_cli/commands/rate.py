@@ -1,0 +1,136 @@
+"""`capconduit rate`: what a seller pays for a call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from capconduit_cli.amounts import Amount, amount_option, one_currency
+from capconduit_cli.names import NewName, RateName
+from capconduit_cli.office import destroy, emit_change, given, office
+from capconduit_cli.output import ChangeOutput, Column, Kind, ListOutput, Row, ShowOutput, emit_one, emit_rows
+from capconduit_cli.params import DryRun, Yes
+from capconduit_cli.rows import ENTITY_COLUMNS, entity_values
+from capconduit_cli.typer_seam import NounApp
+
+if TYPE_CHECKING:
+    from capconduit.domain.model import Rate
+
+app = NounApp(
+    "A connected call costs the connect fee and the price of its minutes, billed in increments: 60/60 bills whole"
+    " minutes, 30/6 the first 30 seconds and then steps of 6, 1/1 by the second. Live calls keep the rate they began"
+    " with."
+)
+
+DEFAULT_CURRENCY: Final = "USD"
+DEFAULT_INCREMENT: Final = "60/60"
+COLUMNS: Final = (
+    Column("name"),
+    Column("currency"),
+    Column("per_minute", Kind.MONEY),
+    Column("connect_fee", Kind.MONEY),
+    Column("increment"),
+    *ENTITY_COLUMNS,
+)
+
+PER_MINUTE_HELP: Final = "Price of a minute."
+Fee = Annotated[Amount | None, amount_option("--connect-fee", help="Price of being connected at all.")]
+
+
+def row(rate: Rate) -> Row:
+    """A rate as it is printed."""
+    return {
+        "name": rate.name,
+        "currency": rate.currency,
+        "per_minute": rate.per_minute_micros,
+        "connect_fee": rate.connect_fee_micros,
+        "increment": f"{rate.first_s}/{rate.step_s}",
+        **entity_values(rate),
+    }
+
+
+@app.verb(
+    "add",
+    "capconduit rate add std --per-minute 0.20 --increment 60/60",
+    "capconduit rate add second --per-minute '0.18 EUR' --increment 1/1 --connect-fee 0.05",
+)
+def add(
+    ctx: typer.Context,
+    name: NewName,
+    out: ChangeOutput,
+    per_minute: Annotated[Amount, amount_option("--per-minute", help=PER_MINUTE_HELP)],
+    connect_fee: Fee = None,
+    increment: Annotated[
+        str, typer.Option("--increment", metavar="FIRST/STEP", help="Seconds of the first and each further increment.")
+    ] = DEFAULT_INCREMENT,
+    currency: Annotated[
+        str | None, typer.Option("--currency", metavar="CODE", help="ISO code.", show_default=DEFAULT_CURRENCY)
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Add a rate."""
+    from capconduit.services.rates import add_rate
+
+    code = one_currency(currency, per_minute, connect_fee, default=DEFAULT_CURRENCY)
+    made = office(ctx, dry_run=dry_run)
+    rate = add_rate(
+        made,
+        name,
+        per_minute_micros=per_minute.within(code),
+        connect_fee_micros=connect_fee.within(code) if connect_fee else 0,
+        increment=increment,
+        currency=code,
+    )
+    emit_change(made, row(rate), COLUMNS, out)
+
+
+@app.verb("list", "capconduit rate list", "capconduit rate list --filter currency=EUR")
+def list_(ctx: typer.Context, out: ListOutput) -> None:
+    """List the rates."""
+    from capconduit.services.rates import list_rates
+
+    emit_rows((row(rate) for rate in list_rates(office(ctx))), COLUMNS, out)
+
+
+@app.verb("show", "capconduit rate show std")
+def show(ctx: typer.Context, name: RateName, out: ShowOutput) -> None:
+    """Show one rate."""
+    from capconduit.services.rates import show_rate
+
+    emit_one(row(show_rate(office(ctx), name)), COLUMNS, out)
+
+
+@app.verb("set", "capconduit rate set std --per-minute 0.25", "capconduit rate set std --increment 30/6")
+def set_(
+    ctx: typer.Context,
+    name: RateName,
+    out: ChangeOutput,
+    per_minute: Annotated[Amount | None, amount_option("--per-minute", help=PER_MINUTE_HELP)] = None,
+    connect_fee: Fee = None,
+    increment: Annotated[
+        str | None,
+        typer.Option("--increment", metavar="FIRST/STEP", help="Seconds of the first and each further increment."),
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Change a rate; calls that are up keep the old one."""
+    from capconduit.services.rates import set_rate, show_rate
+
+    given("rate", name, per_minute=per_minute, connect_fee=connect_fee, increment=increment)
+    made = office(ctx, dry_run=dry_run)
+    code = show_rate(made, name).currency
+    fields = {}
+    if per_minute is not None:
+        fields["per_minute_micros"] = per_minute.within(code)
+    if connect_fee is not None:
+        fields["connect_fee_micros"] = connect_fee.within(code)
+    emit_change(made, row(set_rate(made, name, increment=increment, **fields)), COLUMNS, out)
+
+
+@app.verb("remove", "capconduit rate remove std --yes")
+def remove(ctx: typer.Context, name: RateName, yes: Yes = False, dry_run: DryRun = False) -> None:
+    """Remove a rate that no campaign uses."""
+    from capconduit.services.rates import remove_rate
+
+    destroy(office(ctx), f"rate {name}", lambda made: remove_rate(made, name), yes=yes, dry_run=dry_run)
