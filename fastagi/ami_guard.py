@@ -106,6 +106,7 @@ class GuardedProtocol(AMIProtocol):  # type: ignore[misc]  # panoramisk is untyp
         self.settings, self.counters = settings, counters
         self.buffer = MessageBuffer(settings.message_limit_bytes)
         self.draining = False
+        self.lost_by: Exception | None = None
 
     def data_received(self, data: bytes) -> None:
         self.counters.received_bytes += len(data)
@@ -206,7 +207,8 @@ class GuardedProtocol(AMIProtocol):  # type: ignore[misc]  # panoramisk is untyp
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.factory is None:
-            self.closed = True  # lost before the Manager knew of it, which looks at `closed`
+            self.closed, self.lost_by = True, exc  # lost before the Manager knew of it, which looks at these
+            self.transport.abort()
             return
         super().connection_lost(exc)
 
@@ -243,8 +245,9 @@ class GuardedManager(Manager):  # type: ignore[misc]  # panoramisk is untyped
         """Log in on the new connection; a connection that failed is told to whoever awaits it, and not retried here."""
         if f.cancelled() or f.exception() is not None:
             return
-        if f.result()[1].closed:
-            self.connection_lost(None)
+        protocol = f.result()[1]
+        if protocol.closed:
+            self.connection_lost(protocol.lost_by)
             return
         super().connection_made(f)
         self.pinger.cancel()  # the link pings, and looks at the answers

@@ -52,7 +52,9 @@ STEP_ROWS: Final = 500  # rows of a long list that are converted before other ta
 
 # Hangup takes a Channel that begins with a slash as a pattern over all channels: nothing but TECH/name may pass.
 _CHANNEL: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*/[^\s,]+")
-_DB_PATH: Final = re.compile(r"[A-Za-z0-9._:@+-]+(?:/[A-Za-z0-9._:@+-]+)*")
+# What DB_DELETE(…) could read as anything else than a path (app.c __ast_app_separate_args) may not stand in one.
+_DB_PART: Final = r"""[^\s"'\\()\[\]{}$%/,]+(?: [^\s"'\\()\[\]{}$%/,]+)*"""
+_DB_PATH: Final = re.compile(f"{_DB_PART}(?:/{_DB_PART})*")
 
 
 class AmiLink:
@@ -265,7 +267,7 @@ class AmiLink:
             raise down(f"no connection to {where}: {error.strerror or error}") from error
         self.counters.connects += 1
         if manager.authenticated_future is None:
-            raise down(f"{where} closed the connection at once")
+            raise down(manager.lost.result() if manager.lost.done() else f"{where} closed the connection at once")
         try:
             async with asyncio.timeout(settings.login_timeout_s):
                 answer = _plain(await manager.authenticated_future)

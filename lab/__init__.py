@@ -1,1 +1,1 @@
-"""A real Asterisk and real SIP calls on one machine, without chroot and without root: for tests, benches and trying out."""
+"""A real Asterisk and real SIP calls on one machine, without chroot or root: for tests, benches and trying out."""

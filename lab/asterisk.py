@@ -17,7 +17,6 @@ import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from lab.ports import LabPorts
@@ -44,7 +43,12 @@ class Asterisk:
     """
 
     def __init__(
-        self, tree: Path, files: Mapping[str, str], ports: LabPorts, node_name: str = "lab", run_dir: Path | None = None
+        self,
+        tree: Path,
+        files: Mapping[str, str] | None,
+        ports: LabPorts,
+        node_name: str = "lab",
+        run_dir: Path | None = None,
     ) -> None:
         self.tree = tree
         self.ports = ports
@@ -52,8 +56,14 @@ class Asterisk:
         self._keeps_dir = run_dir is not None
         self.dir = run_dir or Path(tempfile.mkdtemp(prefix="cc-ast-"))
         self._process: subprocess.Popen[bytes] | None = None
-        self._configure(files)
+        if files is not None:
+            self._configure(files)
         ALIVE.add(self)
+
+    @classmethod
+    def attach(cls, tree: Path, ports: LabPorts, run_dir: Path) -> Asterisk:
+        """One that somebody else started in `run_dir`: to ask it, not to end it."""
+        return cls(tree, None, ports, run_dir=run_dir)
 
     def _configure(self, files: Mapping[str, str]) -> None:
         for name in ("etc", "cache", "varlib/keys", "spool", "run", "log/cdr-csv", "log/cdr-custom", "agi-bin"):
@@ -97,7 +107,7 @@ class Asterisk:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -174,7 +184,8 @@ class Asterisk:
         if not loader.exists():
             loader = self.tree / "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"  # Debian 11
         path = f"{lib}:{self.tree}/lib/x86_64-linux-gnu:{self.tree}/usr/lib"
-        return [str(loader), "--library-path", path, f"{self.tree}/usr/sbin/asterisk", "-C", f"{self.dir}/etc/asterisk.conf"]
+        asterisk = f"{self.tree}/usr/sbin/asterisk"
+        return [str(loader), "--library-path", path, asterisk, "-C", f"{self.dir}/etc/asterisk.conf"]
 
     def _cli(self, command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

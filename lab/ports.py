@@ -27,13 +27,14 @@ def free_udp_range(count: int, align: int = 2) -> int:
     """The first of `count` UDP ports in a row that are all free, a multiple of `align`. Raises LabError."""
     for _ in range(TRIES):
         first = random.randrange(_FIRST, _LAST - count) // align * align
-        if all(_is_free(port) for port in range(first, first + count)):
+        if all(is_free(port) for port in range(first, first + count)):
             return first
     raise LabError(f"no {count} free UDP ports in a row")
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+def is_free(port: int, kind: socket.SocketKind = socket.SOCK_DGRAM) -> bool:
+    """Whether nobody has that port of 127.0.0.1 at this moment, by default for UDP."""
+    with socket.socket(socket.AF_INET, kind) as probe:
         try:
             probe.bind((LOOPBACK, port))
         except OSError:

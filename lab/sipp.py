@@ -16,7 +16,6 @@ import weakref
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from lab.ports import LOOPBACK, MEDIA_SPACING, free_port, free_udp_range
@@ -62,7 +61,9 @@ class SippCounts:
 class Sipp:
     """One SIPp process. Use `Sipp.uac` or `Sipp.uas`; as a context manager it is ended at the end of the block."""
 
-    def __init__(self, scenario: Scenario, arguments: list[str | bytes], words: dict[str, str], timeout_s: float) -> None:
+    def __init__(
+        self, scenario: Scenario, arguments: list[str | bytes], words: dict[str, str], timeout_s: float
+    ) -> None:
         self.scenario = scenario
         self.timeout_s = timeout_s
         self.port = free_port(socket.SOCK_DGRAM)
@@ -78,7 +79,9 @@ class Sipp:
             "-fd", f"{STATISTICS_PERIOD_S}s", *arguments,
         ]  # fmt: skip
         with (self.dir / "screen").open("wb") as screen:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=screen, stderr=screen, cwd=self.dir)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=screen, stderr=screen, cwd=self.dir
+            )
         ALIVE.add(self)
 
     @classmethod
@@ -109,7 +112,14 @@ class Sipp:
 
     @classmethod
     def uas(
-        cls, scenario: Scenario, *, ring_ms: int = 0, hold_ms: int = 0, code: int = 486, calls: int = 0, timeout_s: float = 60.0
+        cls,
+        scenario: Scenario,
+        *,
+        ring_ms: int = 0,
+        hold_ms: int = 0,
+        code: int = 486,
+        calls: int = 0,
+        timeout_s: float = 60.0,
     ) -> Sipp:
         """Starts a target and waits until it listens on `port`. With `calls` it ends by itself after as many."""
         words = {"RING_MS": str(ring_ms), "HOLD_MS": str(hold_ms), "CODE": str(code)}
@@ -182,7 +192,7 @@ class Sipp:
     def __enter__(self) -> Sipp:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

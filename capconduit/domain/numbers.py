@@ -23,19 +23,24 @@ def to_e164(received: str, region: str) -> str | None:
     """E.164 form of a number as it arrived, or None where it is none.
 
     A complete E.164 number is taken as it is, so that test and special ranges stay what they are; anything else must be
-    a valid number of `region` (ISO 3166), or become one with a leading `+` (carriers that send bare E.164).
+    a possible number of `region` (ISO 3166), or become one with a leading `+` (carriers that send bare E.164).
     """
     text = received.strip()
     if _E164.match(text):
         return text
+    return _possible(text, region) or _possible("+" + text, region)
+
+
+def _possible(text: str, region: str) -> str | None:
+    """E.164 of a number of a possible length; one that lacks its area code is none, it would become another number."""
     try:
         parsed = phonenumbers.parse(text, region)
-        if phonenumbers.is_possible_number(parsed):
-            return str(phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164))
     except phonenumbers.NumberParseException:
-        pass
-    bare = "+" + text
-    return bare if _E164.match(bare) else None
+        return None
+    if phonenumbers.is_possible_number_with_reason(parsed) != phonenumbers.ValidationResult.IS_POSSIBLE:
+        return None
+    number = str(phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164))
+    return number if _E164.match(number) else None
 
 
 def parse_number(text: str, region: str) -> str:

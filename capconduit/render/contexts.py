@@ -8,7 +8,7 @@ from typing import Final
 
 from capconduit.vocab import TrunkKind
 
-# Names that the dialplan, the daemon and an operator's own files share. They are part of the contract in docs/dialplan.md.
+# Names that the dialplan, the daemon and an operator's own files share: the contract in docs/dialplan.md.
 INBOUND_CONTEXT: Final = "capconduit-inbound"  # trunks deliver calls here
 NO_CONTEXT: Final = "capconduit-none"  # does not exist: who has no business here reaches no extension
 ANSWERED_CONTEXT: Final = "capconduit-answered"  # runs on the target's leg when it answers
@@ -90,12 +90,15 @@ class AmiUser:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ami:
-    """Where AMI listens, and for whom. Loopback unless the daemon runs on another machine."""
+    """Where AMI listens, and for whom. Loopback unless the daemon runs on another machine.
+
+    named_filters: `eventfilter(name(…))` costs Asterisk least and needs 18.25, 20.10, 21.5 or 22; else the regex form.
+    """
 
     users: tuple[AmiUser, ...]
     bind: str = "127.0.0.1"
     port: int = 5038
-    named_filters: bool = True  # eventfilter(name(…)) needs 18.25, 20.10, 21.5 or 22; older Asterisk takes the regex form
+    named_filters: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +138,9 @@ class RenderContext:
     """Everything that stands in the rendered files.
 
     `guard_s` limits every exchange with the daemon (seconds, above the daemon's own deadline); after one was cut, the
-    end of a call is not sent but kept for `quiet_s` seconds. `warn_ms` before the ceiling the caller hears a beep, again
-    every `repeat_ms`. `max_rounds` bounds the attempts of one call. `exact_sip_codes` needs the PJSIPHangup application
-    (18.21, 20.6, 21.1, 22); without it chan_pjsip derives the SIP code from the cause.
+    end of a call is not sent but kept for `quiet_s` seconds. `warn_ms` before the ceiling the caller hears a beep,
+    again every `repeat_ms`. `max_rounds` bounds the attempts of one call. `exact_sip_codes` needs the PJSIPHangup
+    application (18.21, 20.6, 21.1, 22); without it chan_pjsip derives the SIP code from the cause.
     """
 
     node_name: str

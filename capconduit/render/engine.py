@@ -61,7 +61,7 @@ def templates_dir() -> Path:
 
 
 def _only_checked(rendered: object) -> object:
-    """What the templates may put into a file: numbers, and text that `escape` has passed. All else is a bug of theirs."""
+    """What templates may put into a file: numbers, and text that `escape` has passed. All else is a bug of theirs."""
     if isinstance(rendered, escape.Checked) or (isinstance(rendered, int) and not isinstance(rendered, bool)):
         return rendered
     raise UsageError(
@@ -90,8 +90,8 @@ def _environment(override_dir: Path | None) -> jinja2.Environment:
 def _constants() -> dict[str, object]:
     """The names of `contexts` that the dialplan shares with the daemon, so that a template cannot misspell one."""
     names = (
-        "INBOUND_CONTEXT", "NO_CONTEXT", "ANSWERED_CONTEXT", "SETTLE_CONTEXT", "REJECT_HOOK_CONTEXT", "OUTBOUND_ENDPOINT",
-        "CDR_FILE", "SPOOL_FAMILY", "SPOOL_SEPARATOR",
+        "INBOUND_CONTEXT", "NO_CONTEXT", "ANSWERED_CONTEXT", "SETTLE_CONTEXT", "REJECT_HOOK_CONTEXT",
+        "OUTBOUND_ENDPOINT", "CDR_FILE", "SPOOL_FAMILY", "SPOOL_SEPARATOR",
     )  # fmt: skip
     return {name: escape.Checked(getattr(contexts, name)) for name in names}
 
@@ -139,7 +139,10 @@ def _check_ranges(context: RenderContext) -> None:
         *((f"trunk {trunk.name} port", trunk.port, 0, 65_535) for trunk in context.trunks),
     ]
     if context.rtp is not None:
-        ranges += [("rtp.start", context.rtp.start, 1_024, 65_534), ("rtp.end", context.rtp.end, context.rtp.start, 65_535)]
+        ranges += [
+            ("rtp.start", context.rtp.start, 1_024, 65_534),
+            ("rtp.end", context.rtp.end, context.rtp.start, 65_535),
+        ]
     for field, number, low, high in ranges:
         if not low <= number <= high:
             raise UsageError("out-of-range", f"{field}: {number}", f"expected {low} to {high}")
@@ -150,7 +153,9 @@ def _check_ranges(context: RenderContext) -> None:
         if not trunk.hosts or not trunk.codecs:
             raise UsageError("trunk-incomplete", f"trunk {trunk.name!r} has no host or no codec", "give it one of each")
         if bool(trunk.username) != bool(trunk.secret):
-            raise UsageError("trunk-incomplete", f"trunk {trunk.name!r} has a username or a secret alone", "give both, or none")
+            raise UsageError(
+                "trunk-incomplete", f"trunk {trunk.name!r} has a username or a secret alone", "give both, or none"
+            )
 
 
 def write_all(files: Mapping[str, str], out_dir: Path) -> list[str]:
@@ -195,7 +200,7 @@ def _replace(path: Path, text: str, mode: int) -> None:
     """Replaces `path` at once. The temporary file never has a wider mode than the final one."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(text.encode())
             file.flush()
             os.fchmod(file.fileno(), mode)

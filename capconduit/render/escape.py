@@ -21,7 +21,8 @@ RESERVED_PREFIX: Final = "capconduit-"
 
 _SECTION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", re.ASCII)
-_HOSTNAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}))*", re.ASCII)
+_LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9-]{0,62}"
+_HOSTNAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*", re.ASCII)
 _UNSAFE_IN_VALUES: Final = (";", "[", "]", "=>", "${", "$[", "\\")
 
 # Every character that the dialplan gives a meaning in an argument, an expression or a variable, and every control
@@ -38,7 +39,9 @@ class Checked(str):
 
 def _refuse(field: str, value: str, expected: str, *, secret: bool = False) -> UsageError:
     shown = "the value" if secret else repr(value)
-    return UsageError("unsafe-config-value", f"{field}: {shown} cannot stand in an Asterisk file", f"expected {expected}")
+    return UsageError(
+        "unsafe-config-value", f"{field}: {shown} cannot stand in an Asterisk file", f"expected {expected}"
+    )
 
 
 def section(value: str, field: str) -> Checked:
@@ -49,7 +52,9 @@ def section(value: str, field: str) -> Checked:
     if not _SECTION.fullmatch(value):
         raise _refuse(field, value, "a name of letters, digits, '_', '.' and '-', starting with a letter or a digit")
     if value.lower() in RESERVED_SECTIONS or value.lower().startswith(RESERVED_PREFIX):
-        raise _refuse(field, value, f"a name that is not reserved ({', '.join(sorted(RESERVED_SECTIONS))}, {RESERVED_PREFIX}…)")
+        raise _refuse(
+            field, value, f"a name that is not one of {', '.join(sorted(RESERVED_SECTIONS))}, {RESERVED_PREFIX}…"
+        )
     return Checked(value)
 
 
@@ -66,7 +71,9 @@ def value(text: str, field: str, secret: bool = False) -> Checked:
     With `secret` the text itself is not named in the UsageError.
     """
     if not 1 <= len(text) <= MAX_VALUE_CHARS or not text.isprintable() or text != text.strip():
-        raise _refuse(field, text, f"1 to {MAX_VALUE_CHARS} printable characters, no blank at either end", secret=secret)
+        raise _refuse(
+            field, text, f"1 to {MAX_VALUE_CHARS} printable characters, no blank at either end", secret=secret
+        )
     for unsafe in _UNSAFE_IN_VALUES:
         if unsafe in text:
             raise _refuse(field, text, f"a value without {unsafe!r}", secret=secret)

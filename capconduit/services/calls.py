@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from capconduit.domain.model import Attempt, Call, Campaign, Cdr, Event, Hold, LedgerEntry, Place, Seller
+from capconduit.domain.model import (
+    Attempt,
+    Call,
+    Campaign,
+    Cap,
+    Cdr,
+    Did,
+    Event,
+    Hold,
+    LedgerEntry,
+    Place,
+    Rule,
+    Seller,
+    Target,
+    Trunk,
+)
+from capconduit.domain.numbers import to_e164
 from capconduit.domain.trace import Check, load_trace
-from capconduit.errors import NotFound
-from capconduit.services.office import Desk, Office
+from capconduit.errors import NotFound, Refused
+from capconduit.services.office import Desk, Office, label
+from capconduit.vocab import CapScope, HoldState, WindowKind
+
+RECENT_CALLS: Final = 1_000  # settled calls that are looked through for the beginning or end of an id
+SHORTEST_PART: Final = 4  # characters of such a beginning or end
+OFFERED: Final = 3  # calls named where it fits several
+_KIND_OF_SCOPE: Final = {
+    CapScope.SELLER: Seller,
+    CapScope.CAMPAIGN: Campaign,
+    CapScope.TARGET: Target,
+    CapScope.DID: Did,
+    CapScope.TRUNK: Trunk,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +53,17 @@ class CallView:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceView:
+    """A place of a call with the cap it is in: its scope, what it limits (`solar`), and what it counts
+    (`billable/day`). All are empty for a cap that was cleared."""
+
+    place: Place
+    scope: str
+    subject: str
+    counts: str
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """Everything known of one call. One of `call` (alive) and `cdr` (settled) is there; checks are in their order."""
 
@@ -32,7 +71,7 @@ class Story:
     cdr: Cdr | None
     checks: Sequence[Check]
     attempts: Sequence[Attempt]
-    places: Sequence[Place]
+    places: Sequence[PlaceView]
     hold: Hold | None
     ledger: Sequence[LedgerEntry]
     events: Sequence[tuple[Event, dict[str, Any]]]
@@ -49,6 +88,19 @@ def list_calls(office: Office) -> Sequence[CallView]:
     return office.read(work)
 
 
+def show_call(office: Office, call: str) -> CallView:
+    """One live call, by id, uniqueid or an unambiguous part. Raises NotFound, Refused (it has ended)."""
+
+    def work(desk: Desk) -> CallView:
+        call_id = _call_id(desk, call)
+        live = desk.tx.find(Call, desk.tenant_id, id=call_id)
+        if live is None:
+            raise Refused("call-ended", f"call {call!r} has ended", f"see `capconduit cdr show {call_id}`")
+        return _Names(desk).view(live)
+
+    return office.read(work)
+
+
 def find_cdrs(
     office: Office,
     *,
@@ -57,10 +109,15 @@ def find_cdrs(
     limit: int | None = None,
     **where: Any,
 ) -> Sequence[Cdr]:
-    """Settled calls, the newest first. `where` are columns of the CDR: seller, campaign, did, target, reject_code …"""
+    """Settled calls, the newest first. `where` are columns of the CDR: seller, campaign, did, target, reject_code …
+
+    A number may be in any notation. Raises NotFound for a seller or campaign that neither is there nor has calls.
+    """
 
     def work(desk: Desk) -> Sequence[Cdr]:
-        return desk.tx.rows(
+        if "did" in where:
+            where["did"] = to_e164(where["did"], desk.settings().default_region) or where["did"]
+        rows = desk.tx.rows(
             Cdr,
             desk.tenant_id,
             since=("arrived_ms", since_ms) if since_ms is not None else None,
@@ -69,31 +126,21 @@ def find_cdrs(
             limit=limit,
             **where,
         )
-
-    return office.read(work)
-
-
-def show_cdr(office: Office, call: str) -> Cdr:
-    """The CDR of a call id or Asterisk uniqueid. Raises NotFound."""
-
-    def work(desk: Desk) -> Cdr:
-        cdr = _find_cdr(desk, call)
-        if cdr is None:
-            raise NotFound("cdr", call)
-        return cdr
+        for column, kind in (("seller", Seller), ("campaign", Campaign)):
+            if not rows and where.get(column):
+                desk.named(kind, where[column])  # a misspelt name must not look like a name without calls
+        return rows
 
     return office.read(work)
 
 
 def tell(office: Office, call: str) -> Story:
-    """The story of a call, alive or settled, by call id or Asterisk uniqueid. Raises NotFound."""
+    """The story of a call, alive or settled, by call id, Asterisk uniqueid or an unambiguous part. Raises NotFound."""
 
     def work(desk: Desk) -> Story:
-        live = desk.tx.find(Call, desk.tenant_id, id=call) or desk.tx.find(Call, desk.tenant_id, uniqueid=call)
-        cdr = None if live else _find_cdr(desk, call)
-        if live is None and cdr is None:
-            raise NotFound("call", call)
-        call_id = live.id if live else cdr.call_id if cdr else ""
+        call_id = _call_id(desk, call)
+        live = desk.tx.find(Call, desk.tenant_id, id=call_id)
+        cdr = desk.tx.find(Cdr, desk.tenant_id, call_id=call_id)
         trace = live.trace if live else cdr.trace if cdr else ""
         events = desk.tx.rows(Event, desk.tenant_id, subject=call_id)
         return Story(
@@ -101,7 +148,7 @@ def tell(office: Office, call: str) -> Story:
             cdr=cdr,
             checks=load_trace(trace),
             attempts=desk.tx.rows(Attempt, desk.tenant_id, call_id=call_id),
-            places=desk.tx.rows(Place, desk.tenant_id, call_id=call_id),
+            places=[_place_view(desk, p) for p in desk.tx.rows(Place, desk.tenant_id, call_id=call_id)],
             hold=desk.tx.find(Hold, desk.tenant_id, call_id=call_id),
             ledger=desk.tx.rows(LedgerEntry, desk.tenant_id, call_id=call_id),
             events=[(e, json.loads(e.data)) for e in events],
@@ -110,12 +157,52 @@ def tell(office: Office, call: str) -> Story:
     return office.read(work)
 
 
-def _find_cdr(desk: Desk, call: str) -> Cdr | None:
-    by_id = desk.tx.find(Cdr, desk.tenant_id, call_id=call)
-    if by_id is not None:
-        return by_id
-    rows = desk.tx.rows(Cdr, desk.tenant_id, newest_first="arrived_ms", limit=1, uniqueid=call)
-    return rows[0] if rows else None
+def _call_id(desk: Desk, call: str) -> str:
+    """The id of the call that `call` names. Raises NotFound, or Refused where it fits several."""
+    if desk.tx.find(Call, desk.tenant_id, id=call) or desk.tx.find(Cdr, desk.tenant_id, call_id=call):
+        return call
+    live = desk.tx.rows(Call, desk.tenant_id)
+    ended = desk.tx.rows(Cdr, desk.tenant_id, newest_first="arrived_ms", limit=RECENT_CALLS)
+    older = desk.tx.rows(Cdr, desk.tenant_id, newest_first="arrived_ms", limit=OFFERED, uniqueid=call)
+    ids = {c.id: c.uniqueid for c in live} | {c.call_id: c.uniqueid for c in [*ended, *older]}
+    fitting = [i for i, uniqueid in ids.items() if uniqueid == call] or list(_with_part(ids.items(), call))
+    if not fitting:
+        raise NotFound("call", call)
+    if len(fitting) > 1:
+        raise Refused(
+            "call-ambiguous", f"{call!r} fits {len(fitting)} calls", f"name one: {', '.join(fitting[:OFFERED])}"
+        )
+    return fitting[0]
+
+
+def _with_part(ids: Iterable[tuple[str, str]], part: str) -> Iterable[str]:
+    """Ids of the calls whose id or uniqueid begins or ends with `part`."""
+    wanted = part.upper()
+    for call_id, uniqueid in ids:
+        names = (call_id.upper(), uniqueid.upper())
+        if len(wanted) >= SHORTEST_PART and any(n.startswith(wanted) or n.endswith(wanted) for n in names):
+            yield call_id
+
+
+def _place_view(desk: Desk, place: Place) -> PlaceView:
+    cap = desk.tx.find(Cap, desk.tenant_id, id=place.cap_id)
+    if cap is None:
+        return PlaceView(place, "", "", "")
+    counts = cap.metric if cap.window_kind is WindowKind.NONE else f"{cap.metric}/{cap.window_kind}"
+    return PlaceView(place, cap.scope, _limited(desk, cap), counts)
+
+
+def _limited(desk: Desk, cap: Cap) -> str:
+    """The name of what a cap limits."""
+    if cap.scope is CapScope.SYSTEM:
+        return "system"
+    if cap.scope is CapScope.RULE:
+        rule = desk.tx.find(Rule, desk.tenant_id, id=cap.scope_id)
+        campaign = desk.tx.find(Campaign, desk.tenant_id, id=rule.campaign_id) if rule else None
+        target = desk.tx.find(Target, desk.tenant_id, id=rule.target_id) if rule else None
+        return f"{campaign.name}/{target.name}" if campaign and target else ""
+    entity: Any = desk.tx.find(_KIND_OF_SCOPE[cap.scope], desk.tenant_id, id=cap.scope_id)
+    return label(entity) if entity else ""
 
 
 class _Names:
@@ -124,7 +211,7 @@ class _Names:
     def __init__(self, desk: Desk) -> None:
         self._sellers = {s.id: s.name for s in desk.tx.rows(Seller, desk.tenant_id)}
         self._campaigns = {c.id: c.name for c in desk.tx.rows(Campaign, desk.tenant_id)}
-        self._holds = {h.call_id: h.amount_micros for h in desk.tx.rows(Hold, desk.tenant_id, state="open")}
+        self._holds = {h.call_id: h.amount_micros for h in desk.tx.rows(Hold, desk.tenant_id, state=HoldState.OPEN.value)}
         self._desk = desk
 
     def view(self, call: Call) -> CallView:

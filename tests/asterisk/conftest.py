@@ -1,4 +1,4 @@
-"""Fixtures of the tests on a real Asterisk: the tree, instances, SIPp, and their logs in the report of a failing test."""
+"""Fixtures of the tests on a real Asterisk: the tree, instances, SIPp, and their logs under a failing test."""
 
 from __future__ import annotations
 

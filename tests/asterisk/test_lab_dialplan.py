@@ -43,7 +43,9 @@ CALLER = "+12125550147"
 SECRET = "lab-secret"
 
 # Asterisk says these itself when nobody listens, and when a caller's name is not UTF-8.
-EXPECTED_WARNINGS = re.compile(r"res_agi\.c: (Connecting to|Couldn't connect)|res_pjsip\.c: CallerID Name .* invalid UTF-8")
+EXPECTED_WARNINGS = re.compile(
+    r"res_agi\.c: (Connecting to|Couldn't connect)|res_pjsip\.c: CallerID Name .* invalid UTF-8"
+)
 
 OPERATOR_DIALPLAN = f"""
 [capconduit-on-reject]
@@ -206,7 +208,9 @@ def test_fallback_goes_to_the_operators_context_where_it_knows_the_number(asteri
 
 
 def test_a_verdict_without_its_limits_is_no_verdict(asterisk: Asterisk, agi: ScriptedAgi) -> None:
-    agi.on["route"] = Answer({"CC_DIAL": "PJSIP/capconduit-out/sip:x@127.0.0.1", "CC_RING_S": "5", "CC_VERDICT": "dial"})
+    agi.on["route"] = Answer(
+        {"CC_DIAL": "PJSIP/capconduit-out/sip:x@127.0.0.1", "CC_RING_S": "5", "CC_VERDICT": "dial"}
+    )
     dial(NUMBER, asterisk.ports.sip, expect=500)
 
 
@@ -240,7 +244,9 @@ def test_the_operators_hook_for_a_reason_runs_before_the_reject(
         (b"", ""),
     ],
 )
-def test_a_hostile_caller_name_arrives_harmless(asterisk: Asterisk, agi: ScriptedAgi, name: bytes, arrives: str) -> None:
+def test_a_hostile_caller_name_arrives_harmless(
+    asterisk: Asterisk, agi: ScriptedAgi, name: bytes, arrives: str
+) -> None:
     agi.on["route"] = reject("no_target", 31, 480)
     dial(NUMBER, asterisk.ports.sip, expect=480, name=name)
     arguments = agi.arguments("route")
@@ -266,6 +272,14 @@ def test_a_withheld_number_arrives_as_anonymous(asterisk: Asterisk, agi: Scripte
     agi.on["route"] = reject("caller_anonymous", 21, 403)
     dial(NUMBER, asterisk.ports.sip, expect=403, caller=number)
     assert agi.arguments("route")[3] == "anonymous"
+
+
+def test_a_hostile_diversion_cannot_inject_a_line(asterisk: Asterisk, agi: ScriptedAgi) -> None:
+    agi.on["route"] = reject("no_target", 31, 480)
+    diversion = "Diversion: <sip:1%0aagi_arg_3%20+19995550199@127.0.0.1>;reason=unconditional"
+    dial(NUMBER, asterisk.ports.sip, expect=480, headers=(diversion,))
+    assert agi.arguments("route")[2] == NUMBER
+    assert agi.calls[0].environment["agi_rdnis"] == "1_agi_arg_3 +19995550199"
 
 
 def test_an_iax2_call_names_its_trunk_and_cannot_inject_a_line(
@@ -427,7 +441,9 @@ def test_a_frozen_settle_does_not_hold_the_caller(asterisk: Asterisk, agi: Scrip
     asterisk.wait_idle()
 
 
-def test_a_settle_frozen_after_the_caller_left_is_kept_when_the_daemon_dies(asterisk: Asterisk, agi: ScriptedAgi) -> None:
+def test_a_settle_frozen_after_the_caller_left_is_kept_when_the_daemon_dies(
+    asterisk: Asterisk, agi: ScriptedAgi
+) -> None:
     with Sipp.uas(Scenario.UAS_ANSWER) as target:
         agi.on["route"] = to(target)
         agi.on["settle"] = Freeze()
@@ -533,4 +549,3 @@ def test_events_come_with_times_and_only_those_we_name(asterisk: Asterisk, agi: 
     assert re.search(r"Event: BridgeLeave\r\n.*?Timestamp: \d+\.\d+", ami._text, re.DOTALL)
     assert "Event: VarSet" not in ami._text
     assert "Pong" in text
-

@@ -35,7 +35,8 @@ class Result:
 
 def clean_environment(home: Path, **more: str) -> dict[str, str]:
     """An environment in which nothing of this machine's CapConduit is found."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CAPCONDUIT_", "XDG_"))}
+    foreign = ("CAPCONDUIT_", "XDG_", "PYTHONUNBUFFERED")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | {"HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "COLUMNS": "80", **more}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,11 +14,17 @@ from typing import Any, TypeVar
 import pytest
 
 from asterisk_simulator.ami_server import AmiServer
+from asterisk_simulator.behaviours import Answers, CallSpec
+from asterisk_simulator.world import World
+from capconduit.vocab import DialStatus
 from fastagi.ami_events import (
     AmiEvent,
     CallEvent,
     ChannelHungUp,
     ChannelList,
+    DialEnded,
+    HangupRequested,
+    LegLeftBridge,
     LinkDown,
     LinkUp,
     NewChannel,
@@ -25,7 +32,7 @@ from fastagi.ami_events import (
 )
 from fastagi.ami_guard import SLICE_MESSAGES
 from fastagi.ami_link import AmiLink, AmiRefused, AmiSettings, AmiUnavailable
-from tests.protocol.simulator_support import run, until
+from tests.protocol.simulator_support import agi_server, run, says, until
 
 E = TypeVar("E")
 CHANNEL = "PJSIP/carrier-00000001"
@@ -527,6 +534,28 @@ def test_a_reply_of_one_huge_message_is_refused_at_once() -> None:
     run(scenario())
 
 
+def test_a_simulated_call_becomes_its_events() -> None:
+    limits = "CC_RING_S=9,CC_FUNDED_S=9,CC_CEILING_MS=9000"
+    route = f"CC_CALL=c,CC_ATTEMPT=a,CC_DIAL=PJSIP/b,{limits},CC_VERDICT=dial"
+    responder = says({"route": route, "settle": "CC_ACK=1"})
+
+    async def scenario() -> None:
+        async with rig() as r, agi_server(responder) as port:
+            world = World("127.0.0.1", port, r.ami, random.Random(1), otherwise=Answers(5, 30, "target"))
+            outcome = await world.call(CallSpec("1800", "1212"))
+            await r.got_one(ChannelHungUp, 2)
+            (answered,) = r.of(DialEnded)
+            left = next(event for event in r.of(LegLeftBridge) if event.uniqueid == answered.dest_uniqueid)
+            assert answered.status is DialStatus.ANSWER
+            assert answered.uniqueid == outcome.uniqueid
+            assert abs(left.at_ms - answered.at_ms - outcome.talk_ms) <= 1_000
+            first = r.of(HangupRequested)[0]
+            assert (first.uniqueid, first.soft) == (answered.dest_uniqueid, False)
+            assert {event.linkedid for event in r.of(ChannelHungUp)} == {outcome.uniqueid}
+
+    run(scenario())
+
+
 # ----- actions
 
 
@@ -543,8 +572,9 @@ def test_actions_reach_asterisk_with_their_values() -> None:
             assert await r.link.db_get_tree("capconduit/unsettled") == {"u.1": "a,b", "u.2": ""}
             assert await r.link.db_get_tree("capconduit", "unsettled") == {"u.1": "a,b", "u.2": ""}
             assert await r.link.db_get_tree("nothing") == {}
-            await r.link.db_del("capconduit/unsettled", "u.1")
-            await r.link.db_del("capconduit/unsettled", "u.1")
+            r.ami.database["/capconduit/unsettled/Büro 1-9.9"] = ""
+            for key in ("u.1", "u.1", "Büro 1-9.9"):
+                await r.link.db_del("capconduit/unsettled", key)
             assert sorted(r.ami.database) == ["/capconduit/unsettled/u.2", "/other/x"]
 
     run(scenario())
@@ -599,6 +629,9 @@ def test_what_asterisk_refuses_is_a_typed_error_with_a_slug() -> None:
         lambda link: link.db_del("capconduit/unsettled", "x)=1"),
         lambda link: link.db_del("capconduit/unsettled", "x\r\nAction: Originate"),
         lambda link: link.db_del("capconduit/unsettled", ""),
+        lambda link: link.db_del("capconduit/unsettled", " x"),
+        lambda link: link.db_del("capconduit/unsettled", '"x'),
+        lambda link: link.db_del("/capconduit", "x"),
     ],
 )
 def test_a_value_that_could_do_more_than_it_says_is_never_sent(ask: Callable[[AmiLink], Awaitable[object]]) -> None:
