@@ -179,15 +179,10 @@ class LogConfig:
 class LimitsConfig:
     """Bounds of the daemon. The defaults suit one machine."""
 
-    call_max_ms: int = _key(
-        14_400_000,
-        "No call lasts longer than this (milliseconds), however much money there is; 14400000 is four hours.",
-        rules.between(1_000, 86_400_000),
-    )
     warning_ms: int = _key(
         30_000,
-        "The caller hears a beep this long (milliseconds) before the call's limit; 0 for no beep.",
-        rules.between(0, 600_000),
+        "The caller hears a beep this long (milliseconds) before the call must end.",
+        rules.between(1_000, 600_000),
     )
     connections: int = _key(1_000, "FastAGI connections at the same time; more are refused.", rules.between(1, 100_000))
     drain_ms: int = _key(

@@ -52,6 +52,7 @@ NOUNS: Final[Sequence[Noun]] = (
     Noun("init", "Write a commented configuration and create the database; safe twice.", "Start"),
     Noun("demo", "Show a working installation with invented calls, without Asterisk.", "Start"),
     Noun("config", "See and change the configuration.", "Start"),
+    Noun("setting", "Settings of the tenant, in force on every node.", "Start"),
     Noun("db", "Upgrade, back up, restore and verify the database.", "Start"),
     Noun("seller", "The prepaid accounts of sellers.", "People"),
     Noun("did", "The numbers that calls arrive on.", "Numbers"),

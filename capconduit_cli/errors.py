@@ -62,7 +62,10 @@ def _told(error: BaseException) -> int:
             tell("interrupted", "interrupted")
             return ExitCode.INTERRUPTED
         case SystemExit():
-            return error.code if isinstance(error.code, int) else ExitCode.DONE
+            if isinstance(error.code, str):
+                tell("stopped", error.code)
+                return ExitCode.REFUSED
+            return error.code or ExitCode.DONE
         case OSError() if error.errno == errno.EPIPE and _reader_left():
             _silence_stdout()
             return ExitCode.DONE  # the reader has what it wanted: `... | head` is no failure

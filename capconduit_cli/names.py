@@ -129,7 +129,9 @@ CampaignName = Annotated[str, name_argument(CAMPAIGNS, "CAMPAIGN", "The campaign
 TargetName = Annotated[str, name_argument(TARGETS, "TARGET", "The target's name.")]
 Number = Annotated[str, name_argument(DIDS, "NUMBER", "The number, in any usual notation.")]
 SettingName = Annotated[str, name_argument(SETTINGS, "SETTING", "The setting's name.")]
-CALL_HELP: Final = "The call's id or Asterisk's uniqueid; the beginning or end of one is enough where it is unambiguous."
+CALL_HELP: Final = (
+    "The call's id or Asterisk's uniqueid; the beginning or end of one is enough where it is unambiguous."
+)
 LiveCall = Annotated[str, name_argument(CALLS, "CALL", CALL_HELP)]
 EndedCall = Annotated[str, name_argument(CDRS, "CALL", CALL_HELP)]
 AnyCall = Annotated[str, name_argument(ANY_CALLS, "CALL", CALL_HELP)]
@@ -142,4 +144,3 @@ ScopeName = Annotated[
     ),
 ]
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, '.', '_' and '-'.")]
-

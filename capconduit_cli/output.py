@@ -181,6 +181,12 @@ def emit_one(row: Row, columns: Sequence[Column], opts: ChangeOutput) -> None:
         _WRITERS[opts.format]([row], chosen)
 
 
+def emit_text(lines: Iterable[str]) -> None:
+    """Print lines for people to stdout; control characters in them are made visible."""
+    for line in lines:
+        _write(printable(line) + "\n")
+
+
 def _check_columns(columns: Sequence[Column]) -> None:
     keys = {column.key for column in columns}
     assert len(keys) == len(columns), "two columns have the same key"
@@ -287,8 +293,13 @@ def _dumps(value: object, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
+def json_object(row: Row, columns: Sequence[Column]) -> dict[str, object]:
+    """A row as JSON has it, to stand inside of another object."""
+    return {column.key: _json(column, column.value(row)) for column in columns}
+
+
 def _json_object(row: Row, columns: Sequence[Column], indent: int | None = None) -> str:
-    return _dumps({column.key: _json(column, column.value(row)) for column in columns}, indent)
+    return _dumps(json_object(row, columns), indent)
 
 
 # Writers -----------------------------------------------------------------------------------------------------------

@@ -1,17 +1,19 @@
-"""Columns that every entity of the estate has, and their values."""
+"""Columns that every entity of the estate has, and lists that grow for ever."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from dataclasses import dataclass
-
-from capconduit_cli.output import Column, Kind, ListOutput
+from capconduit_cli.output import Column, Kind, ListOutput, Row, emit_rows, notice
 
 if TYPE_CHECKING:
     from capconduit.domain.model import Entity
+
+Item = TypeVar("Item")
 
 RECENT: Final = 50
 
@@ -33,7 +35,21 @@ class RecentOutput(ListOutput):
 
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most N rows, the newest.")] = RECENT
 
-    @property
-    def read_limit(self) -> int | None:
-        """How many rows to read: one more than are shown, to know of more; all where they are filtered or sorted."""
-        return None if self.filter or self.sort else self.limit + 1
+
+def emit_recent(
+    rows: Iterable[Item], to_row: Callable[[Item], Row], columns: Sequence[Column], out: RecentOutput
+) -> None:
+    """Print the newest rows; says on stderr where there are more. `rows` come newest first, and are read no further
+    than needed."""
+    source = iter(rows)
+    count = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal count
+        for item in source:
+            count += 1
+            yield to_row(item)
+
+    emit_rows(counted(), columns, out)
+    if count > out.limit or next(source, None) is not None:
+        notice(f"no more than {out.limit} are shown: --limit N shows more")

@@ -428,14 +428,13 @@ def _expand_bundles(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function whose bundle parameters are replaced by the options in them."""
     hints = typing.get_type_hints(function, include_extras=True)
     bundles = {n: t for n, t in hints.items() if isinstance(t, type) and issubclass(t, Bundle)}
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.name in bundles:
-            parameters += _bundle_parameters(bundles[parameter.name])
-        else:
-            parameters.append(
-                parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints.get(parameter.name, str))
-            )
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints.get(parameter.name, str))
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name not in bundles
+    ]
+    for bundle in bundles.values():  # last, so that a help begins with the command's own options
+        parameters += _bundle_parameters(bundle)
 
     @functools.wraps(function)
     def call(**values: Any) -> Any:

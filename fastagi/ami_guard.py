@@ -93,7 +93,7 @@ class LoginRefused(AmiRefused):
     """Wrong name or secret: another try changes nothing until a person acts."""
 
 
-class GuardedProtocol(AMIProtocol):  # type: ignore[misc]  # panoramisk is untyped
+class GuardedProtocol(AMIProtocol):
     """One connection: cuts, parses and sorts what comes in, a slice at a time."""
 
     version: str | None
@@ -223,7 +223,7 @@ class GuardedProtocol(AMIProtocol):  # type: ignore[misc]  # panoramisk is untyp
         super().close()
 
 
-class GuardedManager(Manager):  # type: ignore[misc]  # panoramisk is untyped
+class GuardedManager(Manager):
     """One login: lives as long as its connection and knows nothing of another."""
 
     def __init__(self, settings: AmiSettings, counters: LinkCounters, sink: Callable[[Fields], None]) -> None:
@@ -237,9 +237,8 @@ class GuardedManager(Manager):  # type: ignore[misc]  # panoramisk is untyped
             loop=loop,
             protocol_factory=partial(GuardedProtocol, settings, counters),
         )
-        self.counters, self.sink = counters, sink
+        self.sink = sink
         self.lost: asyncio.Future[str] = loop.create_future()
-        self.lost_events = ""  # why, where some were
 
     def connection_made(self, f: asyncio.Future[Any]) -> None:
         """Log in on the new connection; a connection that failed is told to whoever awaits it, and not retried here."""
@@ -260,7 +259,8 @@ class GuardedManager(Manager):  # type: ignore[misc]  # panoramisk is untyped
         self.sink(event)
 
     def lost_an_event(self, why: str) -> None:
-        self.sink({"Event": "", "Lost": why})
+        """Tell the link, by a message that has no Event: no real one is like it."""
+        self.sink({"Lost": why})
 
     def send_action(self, action: Mapping[str, object], as_list: bool | None = None, **kwargs: object) -> Any:
         if self.protocol is None:

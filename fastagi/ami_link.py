@@ -346,8 +346,8 @@ class AmiLink:
             self._on_booted(message)
         elif name == "Shutdown":
             self._farewell = "Asterisk shut down"  # its last word; every hangup was told before
-        elif "Lost" in message:
-            self._lose(message["Lost"])
+        elif not name:
+            self._lose(message.get("Lost", ""))
         else:
             self._on_call_event(translate(message, self._now_ms()))
 

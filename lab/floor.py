@@ -26,9 +26,9 @@ from capconduit.config import Config, load_config
 from capconduit.domain.model import Cdr
 from capconduit.render.contexts import RtpRange
 from capconduit.render.engine import render_all
+from capconduit.render.from_config import render_context
 from capconduit.services import balances, calls, campaigns, caps, dids, rates, sellers, settings, targets, trunks
 from capconduit.services.office import Office
-from capconduit.services.rendering import render_context
 from capconduit.services.setup import prepare_database
 from capconduit.services.stores import open_store
 from capconduit.units import parse_money
@@ -82,7 +82,7 @@ class Floor:
         return load_config(self.config_path, {})
 
     def _files(self) -> dict[str, str]:
-        context = render_context(self.office, self.config, {})
+        context = render_context(self.config, trunks.list_trunks(self.office), {})
         rtp = RtpRange(start=self.ports.rtp_start, end=self.ports.rtp_end)
         return render_all(replace(context, rtp=rtp, guard_s=1))
 
@@ -220,7 +220,9 @@ class Floor:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

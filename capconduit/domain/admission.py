@@ -18,7 +18,10 @@ from capconduit.domain.strategies import Candidate
 from capconduit.domain.trace import dump_trace
 from capconduit.units import MS_PER_SECOND, ceil_div
 from capconduit.vocab import (
+    CAUSE_NO_ANSWER,
+    CAUSE_TO_SIP,
     REJECTS,
+    SIP_FOR_OTHER_CAUSES,
     CallState,
     EventKind,
     HoldState,
@@ -43,8 +46,13 @@ def admit(request: RouteRequest, estate: Estate, books: Books, now_ms: int, ids:
     """
     known = books.call_of((request.node, request.uniqueid))
     if known is not None:
-        return dial_answer(known, books.attempts[known.id][known.attempt], _campaign(estate, known)), Changes()
+        last = books.attempts[known.id][known.attempt]
+        if known.reject_reason:
+            return all_failed(known.id, last.hangup_cause or CAUSE_NO_ANSWER), Changes()
+        return dial_answer(known, last, _campaign(estate, known)), Changes()
     ended = books.settled.get((request.node, request.uniqueid))
+    if ended is not None and ended.reject_code:
+        return _rejected_before(ended), Changes()
     if ended is not None or (request.node, request.uniqueid) in books.buried:
         call_id = ended.call_id if ended else ""
         return reject_answer(call_id, RejectCode.ENGINE_TIMEOUT, RejectCode.ENGINE_TIMEOUT, Settings()), Changes()
@@ -61,6 +69,28 @@ def reject_answer(call_id: str, code: RejectCode, reason: str, settings: Setting
     if code in _MONEY_REJECTS:
         sip = settings.balance_sip_code
     return RejectAnswer(call_id=call_id, code=code, reason=reason, cause=cause, sip=sip)
+
+
+def all_failed(call_id: str, cause: int) -> RejectAnswer:
+    """Every target that was tried failed; the cause and its SIP code are the last leg's own."""
+    code = RejectCode.TARGETS_ALL_FAILED
+    return RejectAnswer(call_id=call_id, code=code, reason=code, cause=cause, sip=sip_of_cause(cause))
+
+
+def sip_of_cause(cause: int) -> int:
+    """The SIP code chan_pjsip sends for a hangup cause."""
+    return CAUSE_TO_SIP.get(cause, SIP_FOR_OTHER_CAUSES)
+
+
+def _rejected_before(cdr: Cdr) -> RejectAnswer:
+    """The answer that stands in the record of a rejected call."""
+    return RejectAnswer(
+        call_id=cdr.call_id,
+        code=RejectCode(cdr.reject_code),
+        reason=cdr.reject_reason,
+        cause=cdr.hangup_cause,
+        sip=cdr.sip_code,
+    )
 
 
 def dial_answer(call: Call, attempt: Attempt, campaign: Campaign | None) -> DialAnswer:

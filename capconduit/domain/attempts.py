@@ -6,33 +6,31 @@ from dataclasses import replace
 
 from capconduit.domain.admission import (
     Ids,
+    all_failed,
     caps_filled,
     dial_answer,
     dial_lease_ms,
     event,
-    reject_answer,
     release,
     ring_seconds,
     start_attempt,
 )
 from capconduit.domain.books import Books, Changes
-from capconduit.domain.calls import AttemptReport, RejectAnswer, RouteAnswer
+from capconduit.domain.calls import AttemptReport, RouteAnswer
 from capconduit.domain.estate import Estate
 from capconduit.domain.model import Attempt, Call, Campaign, Place
 from capconduit.domain.routing import Decision, open_candidates
-from capconduit.domain.settings import Settings
 from capconduit.domain.strategies import order
 from capconduit.domain.trace import extend_trace
 from capconduit.units import MS_PER_SECOND
 from capconduit.vocab import (
     CAUSE_NO_ANSWER,
-    CAUSE_TO_SIP,
+    CAUSE_NORMAL,
     FAILOVER_STATUSES,
-    SIP_FOR_OTHER_CAUSES,
     CallState,
     CapMetric,
+    DialStatus,
     EventKind,
-    RejectCode,
 )
 
 _NO_CAUSE = frozenset({0, 127})  # HANGUPCAUSE after a Dial timeout, and after CANCEL
@@ -43,25 +41,23 @@ def real_cause(hangup_cause: int) -> int:
     return CAUSE_NO_ANSWER if hangup_cause in _NO_CAUSE else hangup_cause
 
 
-def sip_of_cause(cause: int) -> int:
-    """The SIP code chan_pjsip sends for a hangup cause."""
-    return CAUSE_TO_SIP.get(cause, SIP_FOR_OTHER_CAUSES)
-
-
 def next_attempt(
     report: AttemptReport, estate: Estate, books: Books, now_ms: int, ids: Ids
 ) -> tuple[RouteAnswer, Changes]:
     """Record how the Dial ended and choose the next target, or reject with `targets_all_failed` and the leg's cause.
 
-    A report of an attempt that is not the current one changes nothing: the answer in force is given again.
+    A report of an attempt that is not the current one changes nothing: the answer in force is given again. Nor does one
+    of a call that was answered: its places belong to the settlement, and there is nothing more to dial.
     """
     call = books.call_of((report.node, report.uniqueid))
     if call is None:
         ended = books.settled.get((report.node, report.uniqueid))
-        return _all_failed(ended.call_id if ended else "", real_cause(report.hangup_cause), Settings()), Changes()
+        return all_failed(ended.call_id if ended else "", real_cause(report.hangup_cause)), Changes()
     campaign = estate.campaigns.get(call.campaign_id)
     if report.attempt != call.attempt or call.reject_reason:
         return _again(call, books, campaign, report), Changes()
+    if report.dialstatus is DialStatus.ANSWER or call.answered_ms is not None:
+        return all_failed(call.id, report.hangup_cause or CAUSE_NORMAL), Changes()
     ended_attempt, changes = _end_attempt(report, call, books, estate, now_ms, ids)
     settings = estate.settings(call.tenant_id)
     decision = Decision(tenant_id=call.tenant_id, did_number=call.did_number, caller_e164=call.ani_e164)
@@ -85,7 +81,7 @@ def next_attempt(
             changes.places.extend(places)
             changes.events.extend(caps_filled(places, books, estate, now_ms, ids))
             return dial_answer(advanced, attempt, campaign), changes
-    answer = _all_failed(call.id, ended_attempt.hangup_cause or CAUSE_NO_ANSWER, settings)
+    answer = all_failed(call.id, ended_attempt.hangup_cause or CAUSE_NO_ANSWER)
     changes.calls.append(replace(call, reject_reason=answer.reason, trace=extend_trace(call.trace, decision.checks)))
     return answer, changes
 
@@ -137,10 +133,5 @@ def _again(call: Call, books: Books, campaign: Campaign | None, report: AttemptR
     """The answer in force for a report that came twice or late."""
     if call.reject_reason:
         last = books.attempts[call.id][call.attempt]
-        return _all_failed(call.id, last.hangup_cause or real_cause(report.hangup_cause), Settings())
+        return all_failed(call.id, last.hangup_cause or real_cause(report.hangup_cause))
     return dial_answer(call, books.attempts[call.id][call.attempt], campaign)
-
-
-def _all_failed(call_id: str, cause: int, settings: Settings) -> RejectAnswer:
-    answer = reject_answer(call_id, RejectCode.TARGETS_ALL_FAILED, RejectCode.TARGETS_ALL_FAILED, settings)
-    return replace(answer, cause=cause, sip=sip_of_cause(cause))

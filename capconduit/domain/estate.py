@@ -43,7 +43,7 @@ class Estate:
     version: int
     tenants: Mapping[str, Tenant]
     sellers: Mapping[str, Seller]
-    trunks_by_name: Mapping[str, Trunk]
+    trunks_by_name: Mapping[str, Sequence[Trunk]]  # names are unique within a tenant
     trunks: Mapping[str, Trunk]
     rates: Mapping[str, Rate]
     campaigns: Mapping[str, Campaign]
@@ -129,11 +129,14 @@ def build_estate(version: int, rows: Rows) -> Estate:
     rules_by_campaign: dict[str, list[Rule]] = defaultdict(list)
     for rule in sorted(rows.rules, key=lambda r: (r.priority, r.id)):
         rules_by_campaign[rule.campaign_id].append(rule)
+    trunks_by_name: dict[str, list[Trunk]] = defaultdict(list)
+    for trunk in sorted(rows.trunks, key=lambda t: (t.created_ms, t.id)):
+        trunks_by_name[trunk.name].append(trunk)
     return Estate(
         version=version,
         tenants={t.id: t for t in rows.tenants},
         sellers=index.sellers,
-        trunks_by_name={t.name: t for t in rows.trunks},
+        trunks_by_name=trunks_by_name,
         trunks=index.trunks,
         rates={r.id: r for r in rows.rates},
         campaigns=index.campaigns,

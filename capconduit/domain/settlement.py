@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from capconduit.domain.admission import CDR_SCHEMA_VERSION, Ids, event, release
-from capconduit.domain.attempts import real_cause, sip_of_cause
+from capconduit.domain.admission import CDR_SCHEMA_VERSION, Ids, event, release, sip_of_cause
+from capconduit.domain.attempts import real_cause
 from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import SettleAnswer, SettleReport
 from capconduit.domain.estate import Estate
@@ -78,10 +78,16 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
 
 
 def outcome_of(report: SettleReport, call: Call, now_ms: int) -> Outcome:
-    """What happened, by the best witness: AMI's times of the target's leg, else the caller channel's answered time."""
-    ended_ms = report.leg.ended_ms or report.ended_ms or now_ms
+    """What happened, by the best witness: AMI's times of the target's leg, else the caller channel's answered time.
+
+    Where nobody saw the end, the channel's answered time bounds the talk: the report may have waited for long.
+    """
+    told_ms = report.leg.ended_ms or report.ended_ms
+    ended_ms = told_ms or now_ms
     answered_ms = report.leg.answered_ms or call.answered_ms
     if answered_ms is not None:
+        if told_ms is None and report.dialstatus is DialStatus.ANSWER and report.answered_for_ms:
+            ended_ms = min(ended_ms, answered_ms + report.answered_for_ms)
         ended_ms = max(ended_ms, answered_ms)
         return Outcome(True, answered_ms, ended_ms, ended_ms - answered_ms, DialStatus.ANSWER)
     if report.dialstatus is DialStatus.ANSWER:
@@ -229,7 +235,7 @@ def _cdr(
     cause = _final_cause(report, outcome)
     rejected = "" if outcome.answered else (report.reject or call.reject_reason)
     cancelled = outcome.dialstatus is DialStatus.CANCEL
-    rings = [a.rang_ms or a.started_ms for a in books.attempts[call.id].values()]
+    rings = [a.rang_ms or a.started_ms for a in (books.attempts[call.id] | {last.number: last}).values()]
     first_ring_ms = min(rings) if report.reject is None else None
     ring_end_ms = outcome.answered_ms or outcome.ended_ms
     seller, campaign = estate.sellers.get(call.seller_id), estate.campaigns.get(call.campaign_id)

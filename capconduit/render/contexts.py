@@ -34,7 +34,8 @@ SPOOL_FIELDS: Final = (
 AMI_READ: Final = ("system", "call")
 AMI_WRITE: Final = ("call", "reporting")
 AMI_EVENTS: Final = (
-    "FullyBooted", "Shutdown", "Newchannel", "DialBegin", "DialEnd", "BridgeEnter", "BridgeLeave", "Hangup",
+    "FullyBooted", "Shutdown", "Newchannel", "DialBegin", "DialEnd", "BridgeEnter", "BridgeLeave", "HangupRequest",
+    "SoftHangupRequest", "Hangup",
 )  # fmt: skip
 
 

@@ -82,9 +82,18 @@ def _environment(override_dir: Path | None) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(FILTERS)
+    environment.filters.update({name: _on_text(check) for name, check in FILTERS.items()})
     environment.globals.update(clean=escape.clean, clean_header=escape.clean_header, **_constants())
     return environment
+
+
+def _on_text(check: Callable[..., escape.Checked]) -> Callable[..., escape.Checked]:
+    """`check` as a filter: numbers become text, and the text of an undefined name is jinja2.UndefinedError."""
+
+    def checked(value: object, field: str) -> escape.Checked:
+        return check(value if isinstance(value, str) else str(value), field)
+
+    return checked
 
 
 def _constants() -> dict[str, object]:
@@ -114,10 +123,10 @@ def render_all(context: RenderContext, override_dir: Path | None = None) -> dict
             continue
         try:
             rendered[name] = environment.get_template(name + SUFFIX).render(variables)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError) as error:  # TypeError: a filter without its field, a sum of None
             where = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise ConfigError(
-                "template-broken", f"{name}{SUFFIX}{where}: {error.message}", "compare it with the template it replaces"
+                "template-broken", f"{name}{SUFFIX}{where}: {error}", "compare it with the template it replaces"
             ) from error
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("template-unreadable", f"{name}{SUFFIX}: {error}", "it must be a UTF-8 file") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from capconduit.errors import NotFound, Refused
 from capconduit.services.office import Desk, Office, label
 from capconduit.vocab import CapScope, HoldState, WindowKind
 
+CDR_PAGE: Final = 1_000  # more calls than can arrive within one millisecond
 RECENT_CALLS: Final = 1_000  # settled calls that are looked through for the beginning or end of an id
 SHORTEST_PART: Final = 4  # characters of such a beginning or end
 OFFERED: Final = 3  # calls named where it fits several
@@ -134,6 +135,25 @@ def find_cdrs(
     return office.read(work)
 
 
+def each_cdr(
+    office: Office, *, since_ms: int | None = None, until_ms: int | None = None, page: int = CDR_PAGE, **where: Any
+) -> Iterator[Cdr]:
+    """The same as find_cdrs for any number of calls: they are read in pages of `page`, each a snapshot of its own.
+
+    A call that is settled meanwhile may be missing; none comes twice.
+    """
+    seen: set[str] = set()  # those of the instant that the last page ended in
+    while True:
+        rows = find_cdrs(office, since_ms=since_ms, until_ms=until_ms, limit=page, **where)
+        fresh = [cdr for cdr in rows if cdr.call_id not in seen]
+        yield from fresh
+        if len(rows) < page or not fresh:
+            return
+        last_ms = rows[-1].arrived_ms
+        seen = {cdr.call_id for cdr in rows if cdr.arrived_ms == last_ms}
+        until_ms = last_ms + 1
+
+
 def tell(office: Office, call: str) -> Story:
     """The story of a call, alive or settled, by call id, Asterisk uniqueid or an unambiguous part. Raises NotFound."""
 
@@ -211,7 +231,9 @@ class _Names:
     def __init__(self, desk: Desk) -> None:
         self._sellers = {s.id: s.name for s in desk.tx.rows(Seller, desk.tenant_id)}
         self._campaigns = {c.id: c.name for c in desk.tx.rows(Campaign, desk.tenant_id)}
-        self._holds = {h.call_id: h.amount_micros for h in desk.tx.rows(Hold, desk.tenant_id, state=HoldState.OPEN.value)}
+        self._holds = {
+            h.call_id: h.amount_micros for h in desk.tx.rows(Hold, desk.tenant_id, state=HoldState.OPEN.value)
+        }
         self._desk = desk
 
     def view(self, call: Call) -> CallView:

@@ -85,9 +85,7 @@ def add(
         ),
     ] = None,
     ring_budget: Annotated[int, duration_option("--ring-budget", help=BUDGET_HELP, show_default="90s")] = 90_000,
-    max_duration: Annotated[
-        int, duration_option("--max-duration", help=DURATION_HELP, show_default="4h")
-    ] = 14_400_000,
+    max_duration: Annotated[int, duration_option("--max-duration", help=DURATION_HELP, show_default="4h")] = 14_400_000,
     dry_run: DryRun = False,
 ) -> None:
     """Add a campaign; it takes calls at once."""

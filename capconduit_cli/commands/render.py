@@ -43,10 +43,11 @@ def app(
     otherwise. Files that are not ours are left alone.
     """
     from capconduit.render import engine  # Jinja is loaded only here
-    from capconduit.services.rendering import render_context
+    from capconduit.render.from_config import render_context
+    from capconduit.services.trunks import list_trunks
 
     config = state(ctx).config
-    files = engine.render_all(render_context(office(ctx), config, os.environ), templates)
+    files = engine.render_all(render_context(config, list_trunks(office(ctx)), os.environ), templates)
     if file is not None:
         if file not in files:
             raise UsageError("file-unknown", f"{file!r} is not rendered", f"the files are {', '.join(files)}")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from capconduit.services.targets import RuleView
 
 app = NounApp(
-    "With the strategy priority the lowest number is tried first, and equal ones by weight; with weighted they are drawn"
-    " by weight. Where a cap names a rule, it is written CAMPAIGN/TARGET."
+    "With the strategy priority the lowest number is tried first, and equal ones by weight; with weighted they are"
+    " drawn by weight. Where a cap names a rule, it is written CAMPAIGN/TARGET."
 )
 
 COLUMNS: Final = (
@@ -119,9 +119,7 @@ def resume(
     _enable(ctx, campaign, target, out, dry_run, enabled=True)
 
 
-def _enable(
-    ctx: typer.Context, campaign: str, target: str, out: ChangeOutput, dry_run: bool, *, enabled: bool
-) -> None:
+def _enable(ctx: typer.Context, campaign: str, target: str, out: ChangeOutput, dry_run: bool, *, enabled: bool) -> None:
     from capconduit.services.targets import set_rule
 
     made = office(ctx, dry_run=dry_run)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from capconduit.services.sellers import SellerView
 
 app = NounApp(
-    "A seller owns campaigns and pays for their calls in advance. Its money is moved with `capconduit balance`; the time"
-    " zone says when the days of its caps begin."
+    "A seller owns campaigns and pays for their calls in advance. Its money is moved with `capconduit balance`; the"
+    " time zone says when the days of its caps begin."
 )
 
 DEFAULT_CURRENCY: Final = "USD"

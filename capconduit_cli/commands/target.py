@@ -84,7 +84,9 @@ def show(ctx: typer.Context, name: TargetName, out: ShowOutput) -> None:
     emit_one(row(show_target(office(ctx), name)), COLUMNS, out)
 
 
-@app.verb("set", "capconduit target set buyer1 --ring 30s", "capconduit target set buyer1 --address sip:buyer@192.0.2.9")
+@app.verb(
+    "set", "capconduit target set buyer1 --ring 30s", "capconduit target set buyer1 --address sip:buyer@192.0.2.9"
+)
 def set_(
     ctx: typer.Context,
     name: TargetName,

@@ -101,7 +101,9 @@ def show(ctx: typer.Context, name: TrunkName, out: ShowOutput) -> None:
     emit_one(row(show_trunk(office(ctx), name)), COLUMNS, out)
 
 
-@app.verb("set", "capconduit trunk set carrier --host 192.0.2.7 --host 192.0.2.8", "capconduit trunk set carrier --port 5062")
+@app.verb(
+    "set", "capconduit trunk set carrier --host 192.0.2.7 --host 192.0.2.8", "capconduit trunk set carrier --port 5062"
+)
 def set_(
     ctx: typer.Context,
     name: TrunkName,

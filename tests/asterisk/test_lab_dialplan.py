@@ -261,7 +261,7 @@ def test_a_hostile_caller_number_is_refused_without_asking(asterisk: Asterisk, a
     assert agi.calls == []
 
 
-@pytest.mark.parametrize("number", ["1%7C1", "1%22,2", "12%29%3A1", "1%24%7BEPOCH%7D", "1alice"])
+@pytest.mark.parametrize("number", ["1%7C1", "1%22,2", "12%29%3A1", "1%24%7BEPOCH%7D", "1alice", "T", "s", "h"])
 def test_a_hostile_dialled_number_is_refused_without_asking(asterisk: Asterisk, agi: ScriptedAgi, number: str) -> None:
     dial(number, asterisk.ports.sip, expect=404)
     assert agi.calls == []
@@ -347,6 +347,20 @@ def test_ami_moves_the_funded_time_of_a_live_call(asterisk: Asterisk, agi: Scrip
             call.wait()
         answered_ms = agi.arguments("settle")[3]
     assert int(answered_ms) > 2900
+
+
+def test_a_call_that_came_through_another_channel_ends_with_its_first_money_too(
+    asterisk: Asterisk, agi: ScriptedAgi
+) -> None:
+    with Sipp.uas(Scenario.UAS_ANSWER) as target:
+        agi.on["route"] = to(target, ring_s=30, funded_s=1)
+        asterisk.cli(f"channel originate Local/{NUMBER}@capconduit-inbound application Wait 20")
+        uniqueid, linkedid, _, ani, name, trunk, *_ = agi.arguments("route")
+        _, _, status, answered_ms, *_ = agi.arguments("settle")
+    assert uniqueid != linkedid
+    assert (ani, name, trunk) == ("", "", "")
+    assert status == "ANSWER"
+    assert int(answered_ms) < 30_000
 
 
 def test_the_ceiling_ends_a_call_whatever_its_money(asterisk: Asterisk, agi: ScriptedAgi) -> None:

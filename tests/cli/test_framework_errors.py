@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from capconduit.errors import (
     Refused,
     UsageError,
 )
+from capconduit_cli.errors import run_guarded
 from capconduit_cli.params import duration_option, money_option
 from capconduit_cli.typer_seam import NounApp
 from tests.cli.conftest import AddNoun
@@ -106,6 +109,8 @@ def test_hostile_text_in_an_error_is_made_visible(home: Path, add_noun: AddNoun)
         (typer.Abort(), ExitCode.INTERRUPTED),
         (typer.Exit(ExitCode.THRESHOLD), ExitCode.THRESHOLD),
         (SystemExit(4), ExitCode.PEER),
+        (SystemExit(None), ExitCode.DONE),
+        (SystemExit("no"), ExitCode.REFUSED),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "estate.toml"), ExitCode.REFUSED),
         (OSError(errno.ENOSPC, "No space left on device"), ExitCode.REFUSED),
         (ConnectionResetError(errno.ECONNRESET, "reset"), ExitCode.BUG),
@@ -220,6 +225,25 @@ def test_output_that_cannot_be_written_is_a_failure(home: Path, argv: tuple[str,
         result = run_process(*argv, home=home, env={"PYTHONPATH": os.pathsep.join(sys.path)}, stdout=full)
     assert result.code == ExitCode.REFUSED
     assert result.err.startswith("error: cannot write the output: No space left on device [output-failed]\n")
+
+
+class FullDisk(io.StringIO):
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_output_that_cannot_be_written_is_told_also_when_a_check_found_drift(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("capconduit_cli.errors._silence_stdout", lambda: None)  # this process still needs its own
+
+    def found_drift() -> None:
+        raise typer.Exit(ExitCode.DRIFT)
+
+    with contextlib.redirect_stdout(FullDisk()):
+        code = run_guarded(found_drift, debug=False)
+    assert code == ExitCode.REFUSED
+    assert "[output-failed]" in capsys.readouterr().err
 
 
 def test_a_closed_stdout_ends_no_command_halfway(home: Path) -> None:

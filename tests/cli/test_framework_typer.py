@@ -100,6 +100,7 @@ def test_a_bundle_is_in_the_help_like_other_options(home: Path) -> None:
     for part in ("Usage: capconduit sample report SELLER [OPTIONS]", "--since TEXT  From. [default: monday]"):
         assert part in help_text
     assert "--name TEXT   Names. [may be repeated]" in help_text
+    assert help_text.index("--loud") < help_text.index("--since") < help_text.index("--help"), "its own come first"
 
 
 @pytest.mark.usefixtures("reporting")

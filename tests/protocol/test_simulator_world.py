@@ -267,7 +267,7 @@ def test_the_funded_time_is_counted_from_the_answer_and_cuts_the_talk() -> None:
     seen: list[Request] = []
 
     async def scenario() -> None:
-        responder = daemon(dial(ring_s=20, funded_s=1), seen=seen)
+        responder = daemon(dial(ring_s=3_600, funded_s=1), seen=seen)
         async with simulated(responder, otherwise=Answers(10, LONG)) as (world, _):
             outcome = await world.call(SPEC)
         assert outcome.cut_by_timeout

@@ -348,7 +348,7 @@ def test_the_example_with_its_comment_signs_removed_is_the_defaults() -> None:
 
 def test_a_written_configuration_reads_back_as_it_was(home: Path) -> None:
     before = load(
-        '[ami]\nusername = "a \\"quoted\\" \\\\ name"\n[log]\nlevel = "debug"\n[limits]\nwarning_ms = 0\n', home
+        '[ami]\nusername = "a \\"quoted\\" \\\\ name"\n[log]\nlevel = "debug"\n[limits]\nwarning_ms = 5000\n', home
     )
     after = load(render_example(before), home)
     assert {key: after.get(key) for key in KEYS} == {key: before.get(key) for key in KEYS}

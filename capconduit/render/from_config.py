@@ -1,26 +1,21 @@
-"""What Asterisk's files are rendered from: the configuration and the estate's trunks."""
+"""The templates' input from the configuration and the estate's trunks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from capconduit.config import Config, resolve_secret
 from capconduit.domain.model import Trunk
 from capconduit.errors import ConfigError
 from capconduit.render.contexts import Ami, AmiUser, Fallback, RenderContext, TrunkContext
-from capconduit.services.office import Desk, Office
 from capconduit.vocab import CAUSE_TO_SIP, SIP_FOR_OTHER_CAUSES
 
 
-def render_context(office: Office, config: Config, env: Mapping[str, str]) -> RenderContext:
+def render_context(config: Config, trunks: Iterable[Trunk], env: Mapping[str, str]) -> RenderContext:
     """Everything the templates need. Raises ConfigError where the AMI secret cannot be read.
 
     Without an AMI secret manager.conf has no user: the daemon then works without AMI.
     """
-
-    def work(desk: Desk) -> tuple[Trunk, ...]:
-        return tuple(sorted(desk.tx.rows(Trunk, desk.tenant_id), key=lambda t: t.name))
-
     agi_host, agi_port = config.fastagi.address
     cause = config.asterisk.fallback_cause
     return RenderContext(
@@ -30,7 +25,7 @@ def render_context(office: Office, config: Config, env: Mapping[str, str]) -> Re
         agi_port=agi_port,
         sip_listen=config.asterisk.sip_listen,
         iax_listen=config.asterisk.iax_listen,
-        trunks=tuple(_trunk(trunk, env) for trunk in office.read(work)),
+        trunks=tuple(_trunk(trunk, env) for trunk in sorted(trunks, key=lambda t: t.name)),
         fallback=Fallback(
             cause=cause,
             sip=CAUSE_TO_SIP.get(cause, SIP_FOR_OTHER_CAUSES),

@@ -1,0 +1,142 @@
+"""`capconduit cdr`: the settled records of calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from capconduit.errors import Refused, UsageError
+from capconduit.units import format_micros
+from capconduit_cli.names import CAMPAIGNS, DIDS, SELLERS, EndedCall, name_option
+from capconduit_cli.office import office
+from capconduit_cli.output import Column, Kind, Row, ShowOutput, emit_one
+from capconduit_cli.params import instant_option
+from capconduit_cli.rows import RecentOutput, emit_recent
+from capconduit_cli.typer_seam import NounApp
+
+if TYPE_CHECKING:
+    from capconduit.domain.model import Cdr
+
+app = NounApp("Rejected calls have a record too. `capconduit explain` tells the whole story of one call.")
+
+COLUMNS: Final = (
+    Column("call_id"),
+    Column("uniqueid", shown=False),
+    Column("linkedid", shown=False),
+    Column("sip_call_id", shown=False),
+    Column("node", shown=False),
+    Column("boot_id", shown=False),
+    Column("schema_version", Kind.INT, shown=False),
+    Column("arrived", Kind.INSTANT, source="arrived_ms"),
+    Column("did"),
+    Column("caller", shown=False),
+    Column("caller_e164"),
+    Column("caller_name", shown=False),
+    Column("trunk", shown=False),
+    Column("attestation", shown=False),
+    Column("stir_verdict", shown=False),
+    Column("seller", shown=False),
+    Column("campaign"),
+    Column("target"),
+    Column("strategy", shown=False),
+    Column("attempts", Kind.INT, shown=False),
+    Column("decided", Kind.INSTANT, source="decided_ms", shown=False),
+    Column("first_ring", Kind.INSTANT, source="first_ring_ms", shown=False),
+    Column("answered", Kind.INSTANT, source="answered_ms", shown=False),
+    Column("ended", Kind.INSTANT, source="ended_ms", shown=False),
+    Column("decision_ms", Kind.DURATION, shown=False),
+    Column("ring_ms", Kind.DURATION, shown=False),
+    Column("talk_ms", Kind.DURATION),
+    Column("billed_seconds", Kind.INT, shown=False),
+    Column("dialstatus"),
+    Column("hangup_cause", Kind.INT, shown=False),
+    Column("sip_code", Kind.INT, shown=False),
+    Column("hung_up_by", shown=False),
+    Column("reject_code", shown=False),
+    Column("reject_reason"),
+    Column("witness", shown=False),
+    Column("billable", Kind.BOOL, shown=False),
+    Column("amount", Kind.MONEY, source="amount_micros"),
+    Column("written_off", Kind.MONEY, source="written_off_micros", shown=False),
+    Column("balance_after", Kind.MONEY, source="balance_after_micros", shown=False),
+    Column("currency"),
+    Column("rate", Kind.ANY, shown=False),
+)
+SHOW_COLUMNS: Final = (*COLUMNS, Column("trace", Kind.ANY, shown=False), Column("attempt_list", Kind.ANY, shown=False))
+
+
+def row(cdr: Cdr) -> dict[str, Any]:
+    """A CDR as it is printed: its own columns, and the rate it was priced with (none where no seller was found)."""
+    values: dict[str, Any] = {column.source or column.key: None for column in COLUMNS}
+    values |= {name: getattr(cdr, name) for name in values if name != "rate"}
+    if cdr.currency:
+        values["rate"] = {
+            "connect_fee": format_micros(cdr.connect_fee_micros),
+            "per_minute": format_micros(cdr.per_minute_micros),
+            "increment": f"{cdr.first_s}/{cdr.step_s}",
+            "billable_threshold_ms": cdr.billable_threshold_ms,
+        }
+    return values
+
+
+def _reject_filter(reject: str) -> dict[str, str]:
+    """The column that a reject code, or a refined reason, is looked for in. Raises UsageError for an unknown code."""
+    import difflib  # only where it is asked for
+
+    from capconduit.vocab import RejectCode
+
+    code = reject.partition(":")[0]
+    known = [member.value for member in RejectCode]
+    if code not in known:
+        near = difflib.get_close_matches(code, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the codes are {', '.join(known)}"
+        raise UsageError("reject-unknown", f"no reject code {code!r}", hint)
+    return {"reject_reason": reject} if reject != code else {"reject_code": code}
+
+
+@app.verb(
+    "list",
+    "capconduit cdr list --json",
+    "capconduit cdr list --since yesterday --until today --campaign solar --limit 100000 -o csv",
+    "capconduit cdr list --reject cap_reached",
+)
+def list_(
+    ctx: typer.Context,
+    out: RecentOutput,
+    since: Annotated[int | None, instant_option("--since", help="Calls that arrived at this time or later.")] = None,
+    until: Annotated[int | None, instant_option("--until", help="Calls that arrived before this time.")] = None,
+    seller: Annotated[str | None, name_option("--seller", SELLERS, "Only calls of this seller.")] = None,
+    campaign: Annotated[str | None, name_option("--campaign", CAMPAIGNS, "Only calls of this campaign.")] = None,
+    did: Annotated[str | None, name_option("--did", DIDS, "Only calls on this number.")] = None,
+    reject: Annotated[
+        str | None,
+        typer.Option("--reject", metavar="CODE", help="Only calls rejected for this: a code, or a whole reason."),
+    ] = None,
+) -> None:
+    """List ended calls, the newest first."""
+    from capconduit.services.calls import each_cdr
+
+    where = {name: value for name, value in (("seller", seller), ("campaign", campaign), ("did", did)) if value}
+    if reject is not None:
+        where |= _reject_filter(reject)
+    emit_recent(each_cdr(office(ctx), since_ms=since, until_ms=until, **where), row, COLUMNS, out)
+
+
+@app.verb("show", "capconduit cdr show 01KAH7Z5R3M2C9W8X1Y4T6V0QN --json")
+def show(ctx: typer.Context, call: EndedCall, out: ShowOutput) -> None:
+    """Show the record of one ended call.
+
+    The decision trace and the attempts are in JSON only; `capconduit explain` has them as text.
+    """
+    from capconduit.services.calls import tell
+    from capconduit_cli import story
+
+    told = tell(office(ctx), call)
+    if told.cdr is None:
+        raise Refused("call-alive", f"call {call!r} has not ended", f"see `capconduit call show {call}`")
+    values: Row = row(told.cdr) | {
+        "trace": [story.check_json(check) for check in told.checks],
+        "attempt_list": [story.attempt_json(attempt) for attempt in told.attempts],
+    }
+    emit_one(values, SHOW_COLUMNS, out)

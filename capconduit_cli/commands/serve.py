@@ -1,0 +1,47 @@
+"""`capconduit serve`: become the daemon that answers Asterisk."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from capconduit_cli.app import state
+from capconduit_cli.office import office
+from capconduit_cli.typer_seam import single
+
+
+class LogLevel(StrEnum):
+    """How much the daemon logs."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@single("capconduit serve", "capconduit --config /etc/capconduit/config.toml serve --log-level debug")
+def app(
+    ctx: typer.Context,
+    log_level: Annotated[
+        LogLevel | None, typer.Option("--log-level", help="How much is logged; log.level where not given.")
+    ] = None,
+) -> None:
+    """Run the daemon in the foreground until it is told to stop.
+
+    The configuration and the database are checked first. The daemon serves all tenants; it takes the place of this
+    process, so that signals reach it: SIGTERM and SIGINT end it after the exchanges that have begun.
+    """
+    config = state(ctx).config
+    office(ctx).store.close()  # it was checked; the daemon opens its own
+    command = [sys.executable, "-m", "fastagi"]
+    if config.origin is not None:
+        command += ["--config", str(config.origin)]
+    if log_level is not None:
+        command += ["--log-level", log_level.value]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, command)
