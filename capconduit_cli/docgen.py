@@ -17,6 +17,7 @@ from capconduit import __version__
 from capconduit.config import ENVIRONMENT_PREFIX, KEYS, SECTIONS, render_example, toml_value
 from capconduit.errors import ExitCode
 from capconduit_cli.app import ABOUT, NOUNS, PROGRAM, Noun, Root, build_root
+from capconduit_cli.reference import reference
 from capconduit_cli.typer_seam import (
     ClickCommand,
     Context,
@@ -292,11 +293,12 @@ def generated(nouns: Sequence[Noun] = NOUNS) -> dict[str, str]:
     root = build_root()
     files = {
         "config.example.toml": render_example(),
-        "man/capconduit.toml.5": _config_page(),
-        "man/capconduit.1": _program_page(root, NOUNS),
+        "docs/reference.md": reference(),
+        "man/man5/capconduit.toml.5": _config_page(),
+        "man/man1/capconduit.1": _program_page(root, NOUNS),
     }
     for noun in nouns:
-        files[f"man/{PROGRAM}-{noun.name}.1"] = _noun_page(root, noun)
+        files[f"man/man1/{PROGRAM}-{noun.name}.1"] = _noun_page(root, noun)
     return files
 
 
@@ -304,7 +306,7 @@ def differing(files: Mapping[str, str], directory: Path) -> list[str]:
     """Paths of `files` whose content in `directory` is not that, and pages there that no noun has any more."""
     found = {path: directory / path for path in files}
     wrong = [path for path, place in found.items() if not place.is_file() or place.read_text("utf-8") != files[path]]
-    pages = {f"man/{place.name}" for place in (directory / "man").glob(f"{PROGRAM}*.1")}
+    pages = {f"man/man1/{place.name}" for place in (directory / "man/man1").glob(f"{PROGRAM}*.1")}
     return wrong + sorted(pages - set(files))
 
 
@@ -324,7 +326,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{path}\n")
         place = options.directory / path
         if options.write and path in files:
-            place.parent.mkdir(exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(files[path], "utf-8")
         elif options.write:
             place.unlink()

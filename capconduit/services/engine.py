@@ -173,19 +173,31 @@ class Engine:
             self._process(batch)
 
     def _process(self, batch: Sequence[_Item]) -> None:
-        try:
-            answers = self._store.run(lambda tx: self.work([item.command for item in batch], tx))
-        except Exception as error:  # the engine must outlive whatever a batch meets: each caller is told
-            if not isinstance(error, DatabaseError):
-                log.exception("a batch of %d failed", len(batch))
-            answers = [error] * len(batch)
+        answers = self._answers(batch)
         self.batches += 1
         self.commands += len(batch)
         for item, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Exception):
-                item.done(None, answer)
-            else:
-                item.done(answer, None)
+            try:
+                if isinstance(answer, Exception):
+                    item.done(None, answer)
+                else:
+                    item.done(answer, None)
+            except Exception:  # whoever asked has failed at its own answer; the others want theirs
+                log.exception("an answer could not be given")
+
+    def _answers(self, batch: Sequence[_Item]) -> Sequence[Any]:
+        """The answers of a batch. One that the database refuses is tried again command by command: a value that cannot
+        be kept fails its own command only."""
+        try:
+            return self._store.run(lambda tx: self.work([item.command for item in batch], tx))
+        except DatabaseError as error:
+            return [error] * len(batch)
+        except Exception as error:  # the engine must outlive whatever a batch meets: each caller is told
+            if len(batch) == 1:
+                log.exception("%s failed", type(batch[0].command).__name__)
+                return [error]
+            log.warning("a batch of %d failed, each command is tried alone: %s", len(batch), error)
+            return [self._answers([item])[0] for item in batch]
 
     def work(self, commands: Sequence[Command], tx: Transaction) -> list[Any]:
         """Decide `commands` in one transaction. An answer may be an exception: a bug in one decision harms no other."""

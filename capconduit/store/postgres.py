@@ -16,9 +16,10 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from capconduit.errors import DatabaseError, Refused
-from capconduit.store.sqlstore import Dialect, RetryTransaction, SqlStore, SqlTransaction
+from capconduit.store.sqlstore import Dialect, RetryTransaction, SqlStore, SqlTransaction, value_refused
 
 CONNECT_TIMEOUT_S: Final = 3
 LOCK_TIMEOUT_MS: Final = 5_000
@@ -90,6 +91,8 @@ def _translated() -> Iterator[None]:
         ) from error
     except pg.ForeignKeyViolation as error:
         raise Refused("in-use", "something else refers to it", "remove or change what refers to it first") from error
+    except (psycopg.DataError, UnicodeEncodeError) as error:
+        raise value_refused(error) from error
     except pg.UndefinedTable as error:
         raise DatabaseError(
             "database-empty",
@@ -118,6 +121,8 @@ class PostgresStore(SqlStore):
     def transaction(self, *, write: bool) -> Iterator[SqlTransaction]:
         """See store.Store. READ COMMITTED with explicit row locks; a reader sees one snapshot (REPEATABLE READ)."""
         connection = self._connection()
+        if connection.info.transaction_status is TransactionStatus.INTRANS:
+            raise AssertionError("a transaction within a transaction: its COMMIT would end the outer one")
         dialect = PostgresDialect(connection)
         try:
             with _translated():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from capconduit.errors import DatabaseError, Refused
-from capconduit.store.sqlstore import Dialect, RetryTransaction, SqlStore, SqlTransaction
+from capconduit.store.sqlstore import Dialect, RetryTransaction, SqlStore, SqlTransaction, value_refused
 
 BUSY_TIMEOUT_MS: Final = 5_000
 CACHE_KIB: Final = 16_384
@@ -69,6 +69,8 @@ def _translated(path: Path) -> Iterator[None]:
         raise DatabaseError("database-failed", f"{path}: {text}", _hint(text, path)) from error
     except sqlite3.DatabaseError as error:
         raise DatabaseError("database-failed", f"{path}: {error}", "restore a backup of the file") from error
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise value_refused(error) from error
 
 
 def _integrity(error: sqlite3.IntegrityError) -> Refused:

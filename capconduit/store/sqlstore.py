@@ -17,7 +17,7 @@ from capconduit.domain import model
 from capconduit.domain.books import Books, CallKey, CounterKey
 from capconduit.domain.estate import Estate, Rows, build_estate
 from capconduit.domain.model import Account, Attempt, Call, Cap, Cdr, Counter, Hold, Node, Place, Tombstone
-from capconduit.errors import DatabaseError
+from capconduit.errors import DatabaseError, Refused
 from capconduit.store.rows import mapping
 from capconduit.store.store import Transaction
 from capconduit.vocab import CapMetric, CapScope
@@ -58,6 +58,11 @@ class RetryTransaction(DatabaseError):
 
     def __init__(self, detail: str) -> None:
         super().__init__("database-busy", f"the database is busy: {detail}", "try again")
+
+
+def value_refused(error: Exception) -> Refused:
+    """A value that no column can keep: a number beyond 64 bits, a NUL or half a character in a text."""
+    return Refused("value-invalid", f"a value cannot be kept: {error}", "give another value")
 
 
 class Dialect(ABC):

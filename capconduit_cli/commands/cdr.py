@@ -115,12 +115,15 @@ def list_(
     ] = None,
 ) -> None:
     """List ended calls, the newest first."""
-    from capconduit.services.calls import each_cdr
+    from capconduit.services.calls import CDR_PAGE, each_cdr
 
-    where = {name: value for name, value in (("seller", seller), ("campaign", campaign), ("did", did)) if value}
+    where: dict[str, Any] = {
+        name: value for name, value in (("seller", seller), ("campaign", campaign), ("did", did)) if value
+    }
     if reject is not None:
         where |= _reject_filter(reject)
-    emit_recent(each_cdr(office(ctx), since_ms=since, until_ms=until, **where), row, COLUMNS, out)
+    page = CDR_PAGE if out.filter or out.sort else min(out.limit + 1, CDR_PAGE)
+    emit_recent(each_cdr(office(ctx), since_ms=since, until_ms=until, page=page, **where), row, COLUMNS, out)
 
 
 @app.verb("show", "capconduit cdr show 01KAH7Z5R3M2C9W8X1Y4T6V0QN --json")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -16,7 +17,7 @@ from capconduit_cli.output import notice
 from capconduit_cli.typer_seam import single
 
 if TYPE_CHECKING:
-    from capconduit_cli.demo.report import Report
+    from capconduit_cli.demo.report import Report, Truth
     from capconduit_cli.demo.stage import Stage
 
 DEFAULT_SEED: Final = 7
@@ -63,38 +64,37 @@ async def _show(seed: int, keep: Path | None, *, asterisk: bool, live: bool) -> 
         from capconduit_cli.demo import real
 
         real.require_lab()
+    ending = _Ending(task)
     async with open_stage(keep) as stage:
-        _on_endings(_Ending(task, stage).come)
+        ending.stage = stage
         try:
             report = await (_real_day(stage, live) if asterisk else _simulated_day(stage, seed, live))
         except PeerError:
             for line in stage.log_tail():
                 notice(f"daemon: {line}")
             raise
-        typer.echo(report_text(report), nl=False)
-        _say_what_next(stage, keep)
+        typer.echo(report_text(report))
+        _say_what_next(stage, keep, report)
     return report
 
 
 class _Ending:
-    """What Ctrl-C, a terminal that is closed, and `kill` do."""
+    """What Ctrl-C, a terminal that is closed, and `kill` do: the first ends the demo in order, a second hurries."""
 
-    def __init__(self, task: asyncio.Task[object], stage: Stage) -> None:
-        self._task, self._stage = task, stage
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.stage: Stage | None = None
+        self._task = task
         self._came = False
+        for number in _ENDINGS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background
+                asyncio.get_running_loop().add_signal_handler(number, self._come)
 
-    def come(self) -> None:
-        if self._came:
-            self._stage.hurry()
-        else:
+    def _come(self) -> None:
+        if not self._came:
             self._came = True
             self._task.cancel()
-
-
-def _on_endings(come: Callable[[], None]) -> None:
-    for number in _ENDINGS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background
-            asyncio.get_running_loop().add_signal_handler(number, come)
+        elif self.stage is not None:
+            self.stage.hurry()
 
 
 async def _simulated_day(stage: Stage, seed: int, live: bool) -> Report:
@@ -130,13 +130,12 @@ async def _closing(
     return await asyncio.to_thread(make_report, stage.office, truths, opening, expected, elapsed_s, [drained])
 
 
-def _say_what_next(stage: Stage, keep: Path | None) -> None:
+def _say_what_next(stage: Stage, keep: Path | None, report: Report) -> None:
     """Where to look further. Words for people, on standard error."""
     if keep is None:
-        notice("\nTo look around in it afterwards: capconduit demo --keep ./demo")
+        notice("To look around in all of this afterwards: capconduit demo --keep ./demo")
         return
     program = f"capconduit --config {shlex.quote(str(keep / stage.config_file.name))}"
-    notice(f"\nEverything is kept in {keep}. Look around:")
-    call = _worth_explaining(stage)
-    for command in ("cdr list --limit 10", f"explain {call}", "balance ledger zenith", "cap list", "audit"):
+    notice(f"Everything is kept in {keep}. Look around:")
+    for command in ("cdr list --limit 10", f"explain {report.example}", "balance ledger zenith", "cap list"):
         notice(f"  {program} {command}")

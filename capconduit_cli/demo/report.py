@@ -42,6 +42,7 @@ class CampaignSums:
     calls: int
     answered: int
     rejected: int
+    given_up: int  # the caller hung up while it rang
     talk_ms: int
     revenue_micros: int
     currency: str
@@ -89,6 +90,8 @@ class Report:
     money: Sequence[SellerSums]
     checks: Sequence[Check]
     unmet: Sequence[str]  # rejects that the script is made for and that did not come about
+    cut: Sequence[Cdr]  # calls that ended because their money was used up
+    example: str  # id of a call with a story: the answered one with the most Dials
 
     @property
     def good(self) -> bool:
@@ -125,7 +128,19 @@ def make_report(
         *more,
     ]
     unmet = [reason for reason in expected if reason not in rejects]
-    return Report(len(truths), elapsed_s, _campaign_sums(cdrs), rejects, money, checks, unmet)
+    cut = [cdr for truth, cdr in _pairs(truths, cdrs) if truth.cut]
+    example = max(cdrs, key=lambda cdr: (cdr.answered_ms is not None, cdr.attempts), default=None)
+    return Report(
+        calls=len(truths),
+        elapsed_s=elapsed_s,
+        campaigns=_campaign_sums(cdrs),
+        rejects=rejects,
+        money=money,
+        checks=checks,
+        unmet=unmet if cut else [*unmet, "a call that is cut when its money is used up"],
+        cut=cut,
+        example=example.call_id if example else "",
+    )
 
 
 # --- sums
@@ -142,6 +157,7 @@ def _campaign_sums(cdrs: Sequence[Cdr]) -> list[CampaignSums]:
                 calls=len(mine),
                 answered=sum(cdr.answered_ms is not None for cdr in mine),
                 rejected=sum(bool(cdr.reject_code) for cdr in mine),
+                given_up=sum(cdr.answered_ms is None and not cdr.reject_code for cdr in mine),
                 talk_ms=sum(cdr.talk_ms for cdr in mine),
                 revenue_micros=sum(cdr.amount_micros for cdr in mine),
                 currency=next((cdr.currency for cdr in mine if cdr.currency), ""),
@@ -266,7 +282,7 @@ def _money(office: Office, money: Sequence[SellerSums]) -> Check:
         if not s.adds_up
     ]
     check.wrong += [
-        f"{drift.seller}: {drift.what} {format_micros(drift.stands_micros)}, its rows {format_micros(drift.sums_micros)}"
+        f"{drift.seller}: {drift.what} {format_micros(drift.stands_micros)}, rows {format_micros(drift.sums_micros)}"
         for drift in balances.verify_balances(office)
     ]
     return check
@@ -304,13 +320,13 @@ def _nothing_left(office: Office) -> Check:
 def report_text(report: Report) -> str:
     """The report as people read it."""
     parts = [f"{report.calls} calls in {report.elapsed_s:.0f} s"]
-    headings = ("CAMPAIGN", "CALLS", "ANSWERED", "REJECTED", "MINUTES", "REVENUE", "")
+    headings = ("CAMPAIGN", "CALLS", "ANSWERED", "REJECTED", "GIVEN UP", "MINUTES", "REVENUE", "")
     rows = [
-        (s.name or "(none)", str(s.calls), str(s.answered), str(s.rejected), _minutes(s.talk_ms),
-         format_micros(s.revenue_micros, trim=True), s.currency)
+        (s.name or "(none)", str(s.calls), str(s.answered), str(s.rejected), str(s.given_up),
+         _minutes(s.talk_ms), format_micros(s.revenue_micros, trim=True), s.currency)
         for s in report.campaigns
     ]  # fmt: skip
-    parts.append(_table(headings, rows, numbers=range(1, 6)))
+    parts.append(_table(headings, rows, numbers=range(1, 7)))
     rejects = sorted(report.rejects.items(), key=lambda item: (-item[1], item[0]))
     parts.append(_table(("REJECTED WITH", "TIMES"), [(reason, str(times)) for reason, times in rejects], numbers=[1]))
     rows = [
@@ -318,8 +334,12 @@ def report_text(report: Report) -> str:
          format_micros(-s.ledger_calls_micros), format_micros(s.closing_micros), "adds up" if s.adds_up else "WRONG")
         for s in report.money
     ]  # fmt: skip
-    headings = ("SELLER", "", "OPENING", "PAID", "CALLS", "CLOSING", "")
+    headings = ("SELLER", "", "OPENING", "PAID IN/OUT", "CALLS", "CLOSING", "")
     parts.append(_table(headings, rows, numbers=range(2, 6)))
+    parts += [
+        f"A call of {cdr.campaign} was cut after {_seconds(cdr.talk_ms)}: its money, {_amount(cdr)}, was used up."
+        for cdr in report.cut
+    ]
     parts.append("\n".join(_check_lines(report.checks)))
     if report.unmet:
         parts.append("not met this time, this machine was too busy: " + ", ".join(report.unmet))
@@ -329,6 +349,14 @@ def report_text(report: Report) -> str:
 def _minutes(talk_ms: int) -> str:
     hundredths = (talk_ms * 100 + MINUTE_MS // 2) // MINUTE_MS
     return f"{hundredths // 100}.{hundredths % 100:02d}"
+
+
+def _seconds(duration_ms: int) -> str:
+    return f"{duration_ms // MS_PER_SECOND}.{duration_ms % MS_PER_SECOND // 100} s"
+
+
+def _amount(cdr: Cdr) -> str:
+    return f"{format_micros(cdr.amount_micros, trim=True)} {cdr.currency}"
 
 
 def _check_lines(checks: Sequence[Check]) -> list[str]:

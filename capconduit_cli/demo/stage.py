@@ -69,8 +69,8 @@ class Stage:
     def configure(self, ami_port: int, more: Mapping[str, Mapping[str, Value]] | None = None) -> Config:
         """Write the configuration and the AMI secret; `more` are sections to add. Raises ConfigError."""
         secret_file = self.directory / "ami.secret"
-        with open(os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-            file.write(self.secret + "\n")
+        secret_file.touch(mode=0o600)
+        secret_file.write_text(self.secret + "\n", encoding="ascii")
         sections: dict[str, Mapping[str, Value]] = {
             "database": {"url": f"sqlite:///{self.directory / 'capconduit.sqlite'}"},
             "fastagi": {"listen": "127.0.0.1:0", "deadline_ms": DEADLINE_MS},
@@ -154,7 +154,7 @@ class Stage:
         """Wait until no call is live any more: settlements that Asterisk kept are read every few seconds."""
         with suppress(TimeoutError):  # what is left is for the report to tell
             async with asyncio.timeout(SETTLED_S):
-                while await asyncio.to_thread(calls.list_calls, self.office):
+                while await asyncio.to_thread(calls.list_calls, self.office):  # noqa: ASYNC110  # a database tells no one
                     await asyncio.sleep(POLL_S)
 
     def _fault(self, what: str) -> PeerError:

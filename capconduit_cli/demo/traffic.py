@@ -1,10 +1,9 @@
-"""The demo's day: a seeded script of calls and of an operator's doings, and its performance by the simulated Asterisk."""
+"""The demo's day: a seeded script of calls and of what an operator does, performed by the simulated Asterisk."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -344,12 +343,7 @@ class DemoWorld(World):
 
 def make_world(ami: AmiServer, agi_port: int, seed: int) -> DemoWorld:
     """The simulated Asterisk, asking a daemon on loopback."""
-    return DemoWorld("127.0.0.1", agi_port, ami, random.Random(seed), spool=_spool_text)
-
-
-def _spool_text(settle_args: Sequence[str]) -> str:
-    """A settlement as the rendered dialplan keeps it; the call's id, which the daemon does not need, stays empty."""
-    return "|".join(["", *settle_args[1:], f"{time.time():.3f}"])
+    return DemoWorld("127.0.0.1", agi_port, ami, random.Random(seed))
 
 
 def truth_of(outcome: CallOutcome) -> Truth:

@@ -53,20 +53,20 @@ def test_the_lint_finds_what_is_wrong(tmp_path: Path) -> None:
 def test_every_exit_code_is_in_the_first_page(files: Mapping[str, str]) -> None:
     assert set(EXIT_STATUS) == set(ExitCode)
     for code in ExitCode:
-        assert f"\\fB{int(code)}\\fR\n" in files["man/capconduit.1"]
+        assert f"\\fB{int(code)}\\fR\n" in files["man/man1/capconduit.1"]
 
 
 def test_every_noun_and_verb_and_option_is_in_a_page(files: Mapping[str, str]) -> None:
     for noun in NOUNS:
-        assert f"\\fB{noun.name}\\fR\n" in files["man/capconduit.1"]
-    page = files["man/capconduit-config.1"]
+        assert f"\\fB{noun.name}\\fR\n" in files["man/man1/capconduit.1"]
+    page = files["man/man1/capconduit-config.1"]
     for part in ("capconduit config set", "SECTION.KEY", "\\-\\-dry\\-run", "\\-o, \\-\\-output", ".SH EXAMPLES"):
         assert part in page
 
 
 def test_every_key_is_in_the_configuration_page(files: Mapping[str, str]) -> None:
     for key in KEYS.values():
-        assert f"\\fB{key.name} = " in files["man/capconduit.toml.5"], key.dotted
+        assert f"\\fB{key.name} = " in files["man/man5/capconduit.toml.5"], key.dotted
 
 
 def test_the_pages_do_not_depend_on_the_terminal_or_the_day(
@@ -108,11 +108,11 @@ def test_check_finds_a_changed_a_missing_and_a_left_over_page(
     assert docgen.main(["--write", *at]) == ExitCode.DONE
     assert docgen.main(["--check", *at]) == ExitCode.DONE
     capsys.readouterr()
-    (tmp_path / "man" / "capconduit.1").write_text("changed", "utf-8")
-    (tmp_path / "man" / "capconduit.toml.5").unlink()
-    (tmp_path / "man" / "capconduit-gone.1").write_text("left over", "utf-8")
+    (tmp_path / "man/man1/capconduit.1").write_text("changed", "utf-8")
+    (tmp_path / "man/man5/capconduit.toml.5").unlink()
+    (tmp_path / "man/man1/capconduit-gone.1").write_text("left over", "utf-8")
     assert docgen.main(["--check", *at]) == ExitCode.DRIFT
     out = capsys.readouterr().out.split()
-    assert out == ["man/capconduit.toml.5", "man/capconduit.1", "man/capconduit-gone.1"]
+    assert out == ["man/man5/capconduit.toml.5", "man/man1/capconduit.1", "man/man1/capconduit-gone.1"]
     assert docgen.main(["--write", *at]) == ExitCode.DONE
     assert docgen.main(["--check", *at]) == ExitCode.DONE
