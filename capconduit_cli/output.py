@@ -272,6 +272,8 @@ def _cell(column: Column, value: Any) -> str:
     """The value as a table shows it to people; control characters are made visible."""
     if value is None or value == "":
         return NO_VALUE
+    if column.kind is Kind.TEXT and isinstance(value, str):
+        return printable(value)  # most cells; lists of ten thousand rows are to be quick
     match column.kind:
         case Kind.MONEY:
             return format_micros(value, trim=True)
@@ -357,7 +359,11 @@ def _aligned(table: Sequence[Sequence[str]], columns: Sequence[Column]) -> Itera
     headings = [_heading(column) for column in columns]
     widths = [max(map(cells, column)) for column in zip(headings, *table, strict=True)]
     right = [column.kind in _RIGHT for column in columns]
+    template = GAP.join(f"{{:{'>' if r else '<'}{width}}}" for width, r in zip(widths, right, strict=True))
     for line in [headings, *table]:
+        if all(map(str.isascii, line)):
+            yield template.format(*line).rstrip() + "\n"  # three times as fast, and most lines are
+            continue
         padded = []
         for text, width, to_right in zip(line, widths, right, strict=True):
             space = " " * (width - cells(text))

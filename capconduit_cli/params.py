@@ -1,4 +1,4 @@
-"""Parameters that commands share: amounts, durations, instants, --yes, --dry-run, and completion of names."""
+"""Parameters that commands share: durations, instants, --yes, --dry-run, and completion of names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from capconduit.units import Micros, Millis, parse_duration_ms, parse_money
+from capconduit.units import Millis, parse_duration_ms
 from capconduit_cli.app import CliState, state
 
 COMPLETIONS: Final = 500  # names offered to a shell at most
@@ -34,14 +34,6 @@ def completer(names: Callable[[CliState], Iterable[Offer]]) -> Callable[[typer.C
     return complete
 
 
-def money_option(*names: str, help: str, **more: Any) -> Any:
-    """An option whose value is Micros: `rate: Annotated[int, money_option("--per-minute", help="...")]`.
-
-    Takes `25`, `25.50`; a named currency is checked by the command, which knows the account's.
-    """
-    return typer.Option(*names, metavar=more.pop("metavar", "AMOUNT"), parser=parse_unsigned, help=help, **more)
-
-
 def duration_option(*names: str, help: str, **more: Any) -> Any:
     """An option whose value is milliseconds: `ring_ms: Annotated[int, duration_option("--ring", help="...")] = 20_000`.
 
@@ -56,11 +48,6 @@ def instant_option(*names: str, help: str, **more: Any) -> Any:
     Takes ISO times, `yesterday`, `monday`, `-2h`; a time without an offset is UTC.
     """
     return typer.Option(*names, metavar=more.pop("metavar", "TIME"), parser=parse_time, help=help, **more)
-
-
-def parse_unsigned(text: str) -> Micros:
-    """Micros of an amount without a sign. Raises UsageError."""
-    return parse_money(text)
 
 
 def parse_time(text: str) -> Millis:

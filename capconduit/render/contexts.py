@@ -15,6 +15,7 @@ ANSWERED_CONTEXT: Final = "capconduit-answered"  # runs on the target's leg when
 SETTLE_CONTEXT: Final = "capconduit-settle"  # the hangup handler
 REJECT_HOOK_CONTEXT: Final = "capconduit-on-reject"  # the operator's, by reject reason
 OUTBOUND_ENDPOINT: Final = "capconduit-out"  # PJSIP endpoint for targets given as a SIP URI: PJSIP/capconduit-out/sip:…
+STIR_PROFILE: Final = "capconduit"  # the operator's, in stir_shaken.conf: how res_stir_shaken verifies trunk calls
 CDR_FILE: Final = "capconduit.csv"  # in Asterisk's cdr-custom directory: the second witness
 CDR_FIELDS: Final = (
     "uniqueid", "linkedid", "channel", "dstchannel", "start", "answer", "end",
@@ -93,7 +94,7 @@ class AmiUser:
 class Ami:
     """Where AMI listens, and for whom. Loopback unless the daemon runs on another machine.
 
-    named_filters: `eventfilter(name(…))` costs Asterisk least and needs 18.25, 20.10, 21.5 or 22; else the regex form.
+    named_filters: `eventfilter(name(…))` costs Asterisk least; needs 18.26, 20.11, 21.6 or 22.1. Else the regex form.
     """
 
     users: tuple[AmiUser, ...]

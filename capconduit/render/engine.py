@@ -100,7 +100,7 @@ def _constants() -> dict[str, object]:
     """The names of `contexts` that the dialplan shares with the daemon, so that a template cannot misspell one."""
     names = (
         "INBOUND_CONTEXT", "NO_CONTEXT", "ANSWERED_CONTEXT", "SETTLE_CONTEXT", "REJECT_HOOK_CONTEXT",
-        "OUTBOUND_ENDPOINT", "CDR_FILE", "SPOOL_FAMILY", "SPOOL_SEPARATOR",
+        "OUTBOUND_ENDPOINT", "STIR_PROFILE", "CDR_FILE", "SPOOL_FAMILY", "SPOOL_SEPARATOR",
     )  # fmt: skip
     return {name: escape.Checked(getattr(contexts, name)) for name in names}
 

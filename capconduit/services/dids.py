@@ -1,4 +1,7 @@
-"""DIDs: the numbers that calls arrive on, and whose they are."""
+"""DIDs: the numbers that calls arrive on, and whose they are.
+
+Listing ten thousand of them is to be quick: what only single numbers need (phonenumbers, caps) is imported there.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from capconduit.domain.model import Campaign, Did, Seller, Trunk
-from capconduit.domain.numbers import parse_number
 from capconduit.errors import Refused
-from capconduit.services.caps import remove_caps_of
 from capconduit.services.office import Desk, Office
 from capconduit.vocab import CapScope, DidStatus
 
@@ -25,6 +26,8 @@ class DidView:
 
 def add_did(office: Office, number: str, *, trunk: str = "", campaign: str = "") -> DidView:
     """A new DID; with `campaign` it is assigned at once. Raises UsageError, NotFound, Refused."""
+
+    from capconduit.domain.numbers import parse_number
 
     def work(desk: Desk) -> DidView:
         trunk_row = desk.named(Trunk, trunk) if trunk else None
@@ -60,6 +63,8 @@ def show_did(office: Office, number: str) -> DidView:
 
 def find_did_row(desk: Desk, number: str) -> Did:
     """The DID of a number in any notation. Raises NotFound, UsageError."""
+    from capconduit.domain.numbers import parse_number
+
     return desk.named(Did, parse_number(number, desk.settings().default_region))
 
 
@@ -107,6 +112,7 @@ def set_did_trunk(office: Office, number: str, trunk: str) -> DidView:
 
 def remove_did(office: Office, number: str) -> None:
     """Remove a DID that is not assigned. Raises NotFound, Refused."""
+    from capconduit.services.caps import remove_caps_of
 
     def work(desk: Desk) -> None:
         did = find_did_row(desk, number)

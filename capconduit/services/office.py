@@ -14,7 +14,6 @@ from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
 from capconduit.clock import Clock
-from capconduit.domain.admission import event
 from capconduit.domain.model import Audit, Did, Entity, Tenant
 from capconduit.domain.settings import Settings, settings_of
 from capconduit.errors import NotFound, Refused, UsageError
@@ -129,6 +128,8 @@ class Desk:
             )
         )
         if estate:
+            from capconduit.domain.admission import event  # commands that only read start without the deciding half
+
             self.tx.bump_estate()
             self.tx.insert(
                 event(

@@ -18,6 +18,7 @@ def prepare_database(store: Store, clock: Clock) -> list[str]:
     """Apply missing migrations and make the tenant `default`; safe twice. Returns what was applied."""
     applied = store.upgrade(clock.now_ms())
     with store.transaction(write=True) as tx:
+        tx.estate_version(for_change=True)  # one at a time: who comes second finds the tenant
         if not tx.tenants():
             now_ms = clock.now_ms()
             tx.insert(Tenant(id=clock.new_id(), name=DEFAULT_TENANT, created_ms=now_ms, updated_ms=now_ms))

@@ -9,11 +9,14 @@ from capconduit.store.sqlstore import MIGRATIONS, SqlStore
 
 
 def open_store(url: str, *, create: bool = False) -> SqlStore:
-    """A store for `sqlite:///path` or `postgresql://…`; nothing is connected yet. `create`: a missing file is made."""
+    """A store for `sqlite:///absolute/file` or `postgresql://…`; nothing is connected yet.
+
+    A SQLite path is absolute, however many slashes there are. `create`: a missing file is made.
+    """
     if url.startswith("sqlite:///"):
         from capconduit.store.sqlite import SqliteStore  # either engine's driver is loaded only when it is used
 
-        path = Path(url.removeprefix("sqlite:///")).expanduser()
+        path = Path("/" + url.removeprefix("sqlite://").lstrip("/"))
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
         return SqliteStore(path, create=create)
@@ -24,7 +27,7 @@ def open_store(url: str, *, create: bool = False) -> SqlStore:
     raise ConfigError(
         "database-url-invalid",
         f"database.url {url!r} is not understood",
-        "use sqlite:///path/to/file or postgresql://…",
+        "use sqlite:///absolute/file or postgresql://…",
     )
 
 

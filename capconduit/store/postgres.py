@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import errors as pg
@@ -106,6 +106,13 @@ def _translated() -> Iterator[None]:
         ) from error
 
 
+def _version(tx: SqlTransaction) -> int:
+    """The newest migration that `tx` sees."""
+    if tx.query("SELECT to_regclass('schema_migration') IS NULL")[0][0]:
+        return 0
+    return int(tx.query("SELECT max(version) FROM schema_migration")[0][0] or 0)
+
+
 class PostgresStore(SqlStore):
     """A database on a server. Each thread has its own connection."""
 
@@ -120,47 +127,61 @@ class PostgresStore(SqlStore):
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[SqlTransaction]:
         """See store.Store. READ COMMITTED with explicit row locks; a reader sees one snapshot (REPEATABLE READ)."""
-        connection = self._connection()
-        if connection.info.transaction_status is TransactionStatus.INTRANS:
-            raise AssertionError("a transaction within a transaction: its COMMIT would end the outer one")
-        dialect = PostgresDialect(connection)
+        connection = self._begin("BEGIN" if write else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         try:
-            with _translated():
-                connection.execute("BEGIN" if write else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            yield SqlTransaction(dialect, write=write)
+            yield SqlTransaction(PostgresDialect(connection), write=write)
             with _translated():
                 connection.execute("COMMIT")
         except BaseException:
             self._roll_back(connection)
             raise
 
+    def _begin(self, statement: LiteralString) -> psycopg.Connection[Any]:
+        """This thread's connection with a transaction begun; a new one where the old was ended while it lay idle."""
+        connection = self._connection()
+        assert connection.info.transaction_status is not TransactionStatus.INTRANS, (
+            "a transaction within a transaction: its COMMIT would end the outer one"
+        )
+        with _translated():
+            try:
+                connection.execute(statement)
+            except psycopg.OperationalError:
+                self._throw_away(connection)
+                connection = self._connection()
+                connection.execute(statement)
+        return connection
+
     def _roll_back(self, connection: psycopg.Connection[Any]) -> None:
         """Roll back; a connection that cannot is thrown away."""
         try:
             connection.execute("ROLLBACK")
         except psycopg.Error:
-            with suppress(psycopg.Error):
-                connection.close()
-            with self._guard:
-                if connection in self._all:
-                    self._all.remove(connection)
-            self._local.connection = None
+            self._throw_away(connection)
 
-    def script(self, sql: str, after: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+    def _throw_away(self, connection: psycopg.Connection[Any]) -> None:
+        with suppress(psycopg.Error):
+            connection.close()
+        with self._guard:
+            if connection in self._all:
+                self._all.remove(connection)
+        self._local.connection = None
+
+    def script(self, version: int, sql: str, after: Sequence[tuple[str, tuple[Any, ...]]]) -> bool:
         """See SqlStore."""
-        with self.transaction(write=True), _translated():
+        with self.transaction(write=True) as tx, _translated():
             connection = self._connection()
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+            if _version(tx) >= version:
+                return False
             connection.execute(sql.replace("%", "%%").encode())
             for statement, values in after:
                 connection.execute(_positional(statement).encode(), values)
+        return True
 
     def schema_version(self) -> int:
         """See store.Store."""
         with self.transaction(write=False) as tx:
-            if tx.query("SELECT to_regclass('schema_migration') IS NULL")[0][0]:
-                return 0
-            return int(tx.query("SELECT max(version) FROM schema_migration")[0][0] or 0)
+            return _version(tx)
 
     def close(self) -> None:
         """See store.Store."""

@@ -82,6 +82,13 @@ def _integrity(error: sqlite3.IntegrityError) -> Refused:
     )
 
 
+def _version(tx: SqlTransaction) -> int:
+    """The newest migration that `tx` sees."""
+    if not tx.query("SELECT 1 FROM sqlite_master WHERE name = 'schema_migration'"):
+        return 0
+    return int(tx.query("SELECT max(version) FROM schema_migration")[0][0] or 0)
+
+
 def _hint(text: str, path: Path) -> str:
     if "no such table" in text:
         return "run `capconduit init` or `capconduit db upgrade`"
@@ -123,27 +130,25 @@ class SqliteStore(SqlStore):
             connection.rollback()
             raise
 
-    def script(self, sql: str, after: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+    def script(self, version: int, sql: str, after: Sequence[tuple[str, tuple[Any, ...]]]) -> bool:
         """See SqlStore."""
-        with self.transaction(write=True), _translated(self.path):
+        with self.transaction(write=True) as tx, _translated(self.path):
+            if _version(tx) >= version:
+                return False
             connection = self._connection()
             for statement in sql.split(";\n"):
                 if statement.strip():
                     connection.execute(statement)
             for statement, values in after:
                 connection.execute(statement, values)
+        return True
 
     def schema_version(self) -> int:
         """See store.Store."""
         if not self.path.exists():
             return 0
         with self.transaction(write=False) as tx:
-            try:
-                return int(tx.query("SELECT max(version) FROM schema_migration")[0][0] or 0)
-            except DatabaseError as error:
-                if "no such table" in error.message:
-                    return 0
-                raise
+            return _version(tx)
 
     def close(self) -> None:
         """See store.Store."""

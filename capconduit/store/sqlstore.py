@@ -144,13 +144,13 @@ class SqlTransaction(Transaction):
         return [m.load(row) for row in self._db.query(sql, values)]
 
     def insert(self, row: object) -> None:
-        m = mapping(type(row))
-        self._db.many(_insert_sql(m.table, m.columns), [m.values(row)])
+        self._insert(type(row), [row])
 
     def update(self, row: object) -> None:
         self._update(type(row), [row])
 
     def delete(self, row: object) -> None:
+        self._must_write()
         m = mapping(type(row))
         condition = " AND ".join(f"{k} = :{k}" for k in m.key)
         self._db.query(
@@ -186,6 +186,7 @@ class SqlTransaction(Transaction):
         return build_estate(version, Rows(**rows))
 
     def bump_estate(self) -> int:
+        self._must_write()
         return int(
             self._db.query("UPDATE estate_version SET version = version + 1 WHERE id = 1 RETURNING version", {})[0][0]
         )
@@ -268,6 +269,7 @@ class SqlTransaction(Transaction):
         self._insert(Call, [books.calls[i] for i in sorted(books.new_calls)])
         self._update(Call, [books.calls[i] for i in sorted(books.dirty_calls - books.new_calls)])
         if books.ended_calls:
+            self._must_write()
             self._db.many("DELETE FROM call WHERE id = ? /* all tenants */", [(i,) for i in sorted(books.ended_calls)])
         self._update(Account, [books.accounts[i] for i in sorted(books.dirty_accounts)])
         self._update(Counter, [books.counters[k] for k in sorted(books.dirty_counters)])
@@ -343,17 +345,23 @@ class SqlTransaction(Transaction):
 
     # --- statements ---------------------------------------------------------------------------------------------------
 
+    def _must_write(self) -> None:
+        """SQLite would write from any transaction, one that only reads included, and without having waited its turn."""
+        assert self._writes, "a writing verb in a transaction that only reads"
+
     def _select(self, kind: type[Row], where: str, values: Mapping[str, Any]) -> list[Row]:
         m = mapping(kind)
         return [m.load(row) for row in self._db.query(f"{m.select} WHERE {where}", values)]
 
     def _insert(self, kind: type, rows: Sequence[Any]) -> None:
         if rows:
+            self._must_write()
             m = mapping(kind)
             self._db.many(_insert_sql(m.table, m.columns), [m.values(row) for row in rows])
 
     def _upsert(self, kind: type, rows: Sequence[Any]) -> None:
         if rows:
+            self._must_write()
             m = mapping(kind)
             others = [c for c in m.columns if c not in m.key]
             sets = ", ".join(f"{c} = excluded.{c}" for c in others)
@@ -362,6 +370,7 @@ class SqlTransaction(Transaction):
 
     def _update(self, kind: type, rows: Sequence[Any]) -> None:
         if rows:
+            self._must_write()
             m = mapping(kind)
             others = tuple(c for c in m.columns if c not in m.key)
             sets = ", ".join(f"{c} = ?" for c in others)
@@ -387,8 +396,11 @@ class SqlStore(ABC):
         """See store.Store."""
 
     @abstractmethod
-    def script(self, sql: str, after: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
-        """Run DDL statements and then `after`, in one transaction that no other process shares."""
+    def script(self, version: int, sql: str, after: Sequence[tuple[str, tuple[Any, ...]]]) -> bool:
+        """Run DDL statements and then `after`, in one transaction that no other process shares.
+
+        False: the schema is at `version` already, another process was first.
+        """
 
     @abstractmethod
     def schema_version(self) -> int:
@@ -432,6 +444,6 @@ class SqlStore(ABC):
             ]
             if version == 1:
                 after.append(("INSERT INTO estate_version (id, version) VALUES (?, ?)", (1, 1)))
-            self.script(sql, after)
-            done.append(f"{version:04d}_{name}")
+            if self.script(version, sql, after):
+                done.append(f"{version:04d}_{name}")
         return done

@@ -17,7 +17,7 @@ from capconduit_cli.output import notice
 from capconduit_cli.typer_seam import single
 
 if TYPE_CHECKING:
-    from capconduit_cli.demo.report import Report, Truth
+    from capconduit_cli.demo.report import Check, Report, Truth
     from capconduit_cli.demo.stage import Stage
 
 DEFAULT_SEED: Final = 7
@@ -68,7 +68,7 @@ async def _show(seed: int, keep: Path | None, *, asterisk: bool, live: bool) -> 
     async with open_stage(keep) as stage:
         ending.stage = stage
         try:
-            report = await (_real_day(stage, live) if asterisk else _simulated_day(stage, seed, live))
+            report = await (_real_day(stage, seed, live) if asterisk else _simulated_day(stage, seed, live))
         except PeerError:
             for line in stage.log_tail():
                 notice(f"daemon: {line}")
@@ -112,13 +112,38 @@ async def _simulated_day(stage: Stage, seed: int, live: bool) -> Report:
         await stage.wait_ready()
         world = traffic.make_world(ami, stage.agi_port, seed)
         performance = traffic.Performance(traffic.script(seed), world, stage.office)
-        async with showing(stage.office, performance.progress, live=live) as shown:
+        async with showing(stage.office, performance.progress, live=live) as began:
             outcomes = await stage.while_daemon_lives(performance.run())
-        return await _closing(stage, [traffic.truth_of(o) for o in outcomes], opening, traffic.EXPECTED_REJECTS, shown)
+        return await _closing(stage, [traffic.truth_of(o) for o in outcomes], opening, traffic.EXPECTED_REJECTS, began)
+
+
+async def _real_day(stage: Stage, seed: int, live: bool) -> Report:
+    from capconduit_cli.demo import estate, real
+    from capconduit_cli.demo.report import balances_now
+    from capconduit_cli.demo.view import showing
+
+    tree, ports = await real.prepare()
+    async with real.sip_targets() as places:
+        await asyncio.to_thread(estate.build_estate, stage.office, real.addresses(places))
+        opening = await asyncio.to_thread(balances_now, stage.office)
+        config = stage.configure(ports.ami, real.asterisk_section(ports))
+        await stage.start_daemon()
+        async with real.running_asterisk(tree, ports, config, stage) as asterisk:
+            await stage.wait_ready()
+            performance = real.Performance(real.script(places), asterisk, stage.office, seed)
+            async with showing(stage.office, performance.progress, live=live) as began:
+                truths = await stage.while_daemon_lives(performance.run())
+            checks = [performance.check()]
+            return await _closing(stage, truths, opening, real.EXPECTED_REJECTS, began, checks)
 
 
 async def _closing(
-    stage: Stage, truths: Sequence[Truth], opening: Mapping[str, int], expected: Sequence[str], began: float
+    stage: Stage,
+    truths: Sequence[Truth],
+    opening: Mapping[str, int],
+    expected: Sequence[str],
+    began: float,
+    checks: Sequence[Check] = (),
 ) -> Report:
     """After the last call: the daemon settles what is left and drains, then everything is read back."""
     from capconduit_cli.demo.report import Check, make_report
@@ -127,7 +152,7 @@ async def _closing(
     await stage.all_settled()
     code = await stage.stop_daemon()
     drained = Check("the daemon drained and ended in order", wrong=[f"it ended with {code}"] if code else [])
-    return await asyncio.to_thread(make_report, stage.office, truths, opening, expected, elapsed_s, [drained])
+    return await asyncio.to_thread(make_report, stage.office, truths, opening, expected, elapsed_s, [*checks, drained])
 
 
 def _say_what_next(stage: Stage, keep: Path | None, report: Report) -> None:

@@ -18,6 +18,7 @@ TALK_TOLERANCE_MS: Final = 50
 CUT_TOLERANCE_MS: Final = 250  # a call that was cut at its funded time is not billed for what the cutting took
 EXAMPLES: Final = 5  # disagreements that are named of each kind
 MINUTE_MS: Final = 60_000
+SHORT_ID: Final = 8  # characters of a call's id that tell it from a hundred others
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Report:
     checks: Sequence[Check]
     unmet: Sequence[str]  # rejects that the script is made for and that did not come about
     cut: Sequence[Cdr]  # calls that ended because their money was used up
-    example: str  # id of a call with a story: the answered one with the most Dials
+    example: str  # end of the id of a call with a story: the answered one with the most Dials
 
     @property
     def good(self) -> bool:
@@ -139,7 +140,7 @@ def make_report(
         checks=checks,
         unmet=unmet if cut else [*unmet, "a call that is cut when its money is used up"],
         cut=cut,
-        example=example.call_id if example else "",
+        example=example.call_id[-SHORT_ID:] if example else "",
     )
 
 
@@ -199,7 +200,7 @@ def _pairs(truths: Sequence[Truth], cdrs: Sequence[Cdr]) -> list[tuple[Truth, Cd
 
 
 def _same_story(office: Office, truths: Sequence[Truth], cdrs: Sequence[Cdr]) -> Check:
-    check = Check("outcome, reject reason, SIP code, every Dial and who hung up are the same for both")
+    check = Check("outcome, reason, SIP code, each Dial, who hung up: the same for both")
     for truth, cdr in _pairs(truths, cdrs):
         differences = [
             f"{what} {theirs!r} against {ours!r}"
@@ -257,7 +258,7 @@ def price_fault(cdr: Cdr) -> str:
 
 
 def _ledger_of_each_call(office: Office, opening: Mapping[str, int], cdrs: Sequence[Cdr]) -> Check:
-    check = Check("each call that costs something stands in the ledger once, with its CDR's amount")
+    check = Check("each call's ledger entry is its CDR's amount")
     posted = Counter[str]()
     for name in opening:
         for entry in balances.ledger(office, name)[1]:
@@ -289,7 +290,7 @@ def _money(office: Office, money: Sequence[SellerSums]) -> Check:
 
 
 def _counters(office: Office) -> Check:
-    check = Check("every cap's counter is what its places say, and none is over its limit")
+    check = Check("each cap's counter is what its places say, none above its limit")
     check.wrong += [
         f"{drift.subject}: used {drift.used}, counted {drift.counted}; in flight {drift.in_flight}, open {drift.open}"
         for drift in caps.verify_caps(office)
@@ -319,23 +320,12 @@ def _nothing_left(office: Office) -> Check:
 
 def report_text(report: Report) -> str:
     """The report as people read it."""
-    parts = [f"{report.calls} calls in {report.elapsed_s:.0f} s"]
-    headings = ("CAMPAIGN", "CALLS", "ANSWERED", "REJECTED", "GIVEN UP", "MINUTES", "REVENUE", "")
-    rows = [
-        (s.name or "(none)", str(s.calls), str(s.answered), str(s.rejected), str(s.given_up),
-         _minutes(s.talk_ms), format_micros(s.revenue_micros, trim=True), s.currency)
-        for s in report.campaigns
-    ]  # fmt: skip
-    parts.append(_table(headings, rows, numbers=range(1, 7)))
-    rejects = sorted(report.rejects.items(), key=lambda item: (-item[1], item[0]))
-    parts.append(_table(("REJECTED WITH", "TIMES"), [(reason, str(times)) for reason, times in rejects], numbers=[1]))
-    rows = [
-        (s.name, s.currency, format_micros(s.opening_micros), format_micros(s.paid_micros),
-         format_micros(-s.ledger_calls_micros), format_micros(s.closing_micros), "adds up" if s.adds_up else "WRONG")
-        for s in report.money
-    ]  # fmt: skip
-    headings = ("SELLER", "", "OPENING", "PAID IN/OUT", "CALLS", "CLOSING", "")
-    parts.append(_table(headings, rows, numbers=range(2, 6)))
+    parts = [
+        f"{report.calls} calls in {report.elapsed_s:.0f} s",
+        _campaigns_text(report.campaigns),
+        _rejects_text(report.rejects),
+        _money_text(report.money),
+    ]
     parts += [
         f"A call of {cdr.campaign} was cut after {_seconds(cdr.talk_ms)}: its money, {_amount(cdr)}, was used up."
         for cdr in report.cut
@@ -344,6 +334,35 @@ def report_text(report: Report) -> str:
     if report.unmet:
         parts.append("not met this time, this machine was too busy: " + ", ".join(report.unmet))
     return "\n\n".join(parts) + "\n"
+
+
+def _campaigns_text(sums: Sequence[CampaignSums]) -> str:
+    rows: list[tuple[str, ...]] = [
+        (s.name or "(none)", str(s.calls), str(s.answered), str(s.rejected), str(s.given_up), _minutes(s.talk_ms),
+         format_micros(s.revenue_micros, trim=True), s.currency)
+        for s in sums
+    ]  # fmt: skip
+    totals = (
+        sum(column) for column in zip(*((s.calls, s.answered, s.rejected, s.given_up) for s in sums), strict=True)
+    )
+    rows.append(("total", *map(str, totals), _minutes(sum(s.talk_ms for s in sums)), "", ""))  # of several currencies
+    headings = ("CAMPAIGN", "CALLS", "ANSWERED", "REJECTED", "GIVEN UP", "MINUTES", "REVENUE", "")
+    return _table(headings, rows, numbers=range(1, 7))
+
+
+def _rejects_text(rejects: Mapping[str, int]) -> str:
+    ordered = sorted(rejects.items(), key=lambda item: (-item[1], item[0]))
+    rows = [(reason, str(times)) for reason, times in [*ordered, ("total", sum(rejects.values()))]]
+    return _table(("REJECTED WITH", "TIMES"), rows, numbers=[1])
+
+
+def _money_text(money: Sequence[SellerSums]) -> str:
+    rows = [
+        (s.name, s.currency, format_micros(s.opening_micros), format_micros(s.paid_micros),
+         format_micros(-s.ledger_calls_micros), format_micros(s.closing_micros), "adds up" if s.adds_up else "WRONG")
+        for s in money
+    ]  # fmt: skip
+    return _table(("SELLER", "", "OPENING", "PAID IN/OUT", "CALLS", "CLOSING", ""), rows, numbers=range(2, 6))
 
 
 def _minutes(talk_ms: int) -> str:

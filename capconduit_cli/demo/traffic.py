@@ -91,9 +91,10 @@ class Act:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the day. `alone`: it begins when every call before has ended."""
+    """A part of the day. `alone`: it begins when every call before has ended. `note` says what to look at."""
 
     title: str
+    note: str
     steps: Sequence[Ring | Act]
     alone: bool = False
 
@@ -141,16 +142,16 @@ def script(seed: int) -> list[Phase]:
     """The whole day; the same seed gives the same script."""
     w = _Writer(seed)
     return [
-        Phase("an ordinary morning", _morning(w)),
-        Phase("targets that are busy, silent or away", _failover(w)),
-        Phase("callers who give up", _give_up(w)),
-        Phase("wrong numbers and withheld ones", _wrong_numbers(w)),
-        Phase("a trial number with five calls in all", _trial(w)),
-        Phase("a burst against the caps on calls at once", _burst(w), alone=True),
-        Phase("both targets of a campaign full", _full_targets(w), alone=True),
-        Phase("the operator pauses and resumes", _paused(w)),
-        Phase("a balance runs dry in the middle of a call", _dry(w), alone=True),
-        Phase("the last billable calls of the day", _last_billable(w), alone=True),
+        Phase("an ordinary morning", "each call asks the daemon over FastAGI; AMI tells of its ends", _morning(w)),
+        Phase("targets that are busy, silent or away", "the next target is tried, until none is left", _failover(w)),
+        Phase("callers who give up", "what was held for them is free at once", _give_up(w)),
+        Phase("wrong numbers and withheld ones", "rejected with the SIP code that fits", _wrong_numbers(w)),
+        Phase("a trial number with five calls in all", "calls in flight count, so no sixth gets in", _trial(w)),
+        Phase("a burst against caps on calls at once", "roofing takes 4, acme 10, everybody 14", _burst(w), alone=True),
+        Phase("both targets of a campaign full", "and two calls at once on the backup trunk", _full(w), alone=True),
+        Phase("the operator pauses and resumes", "live calls go on, new ones are rejected", _paused(w)),
+        Phase("a balance runs dry in mid-call", "the hold grows until all is held, then it ends", _dry(w), alone=True),
+        Phase("the last billable calls of the day", "short calls give their places back", _last(w), alone=True),
     ]
 
 
@@ -237,7 +238,7 @@ def _burst(w: _Writer) -> list[Ring]:
     return [*roofing, *over_campaign, *solar, *over_seller, *legal, *over_system]
 
 
-def _full_targets(w: _Writer) -> list[Ring]:
+def _full(w: _Writer) -> list[Ring]:
     """lexline takes 2 calls at once; overflow's rule has one of its 3 connected calls left, then it is skipped."""
     held = [w.ring(LEGAL_DID, Answers(300, 2_000, "target"), after_ms=60) for _ in range(estate.LEXLINE_CALLS + 1)]
     rejected = [w.ring(LEGAL_DID, after_ms=60) for _ in range(3)]
@@ -265,7 +266,7 @@ def _paused(w: _Writer) -> list[Ring | Act]:
 def _dry(w: _Writer) -> list[Ring | Act]:
     """zenith has 4 s of money left. A call takes it all in two slices and is cut; others find nothing."""
     return [
-        Act(100, f"pays {estate.ZENITH} out, all but 0.04 EUR", _pay_out),
+        Act(100, f"pays {estate.ZENITH} out, all but 0.04 EUR", pay_out),
         w.ring(LEGAL_DID, Answers(after_ms=250, talk_ms=60_000), after_ms=200),
         w.ring(LEGAL_DID, after_ms=2_400),
         w.ring(LEGAL_DID, after_ms=300),
@@ -279,7 +280,7 @@ def _dry(w: _Writer) -> list[Ring | Act]:
     ]
 
 
-def _last_billable(w: _Writer) -> list[Ring | Act]:
+def _last(w: _Writer) -> list[Ring | Act]:
     """Short calls give their place back, so more than three calls get through until three were billable."""
     short = [w.ring(SOLAR_DID, w.answer(400), after_ms=100) for _ in range(2)]
     long = [w.ring(SOLAR_DID, w.answer(w.rng.randint(1_300, 2_200)), after_ms=120) for _ in range(BILLABLE_LEFT)]
@@ -301,7 +302,7 @@ def _pay(office: Office, micros: int) -> None:
     balances.adjust(office, estate.ZENITH, micros, reason="payment")
 
 
-def _pay_out(office: Office) -> None:
+def pay_out(office: Office) -> None:
     available = balances.show_balance(office, estate.ZENITH).account.available_micros
     balances.adjust(office, estate.ZENITH, LAST_MICROS - available, reason="paid out at the seller's request")
 
@@ -368,8 +369,14 @@ class Progress:
     phases: int
     phase: int = 0
     title: str = ""
+    note: str = ""
     placed: int = 0
     acts: list[str] = field(default_factory=list)
+
+    def tell_act(self, what: str) -> None:
+        """The operator did something."""
+        self.note = f"the operator {what}"
+        self.acts.append(self.note)
 
 
 class Performance:
@@ -386,7 +393,7 @@ class Performance:
             for number, phase in enumerate(self._phases, 1):
                 if phase.alone:
                     await self._quiet()
-                self.progress.phase, self.progress.title = number, phase.title
+                self.progress.phase, self.progress.title, self.progress.note = number, phase.title, phase.note
                 for step in phase.steps:
                     await asyncio.sleep(step.after_ms / 1000)
                     await self._step(step)
@@ -400,7 +407,7 @@ class Performance:
     async def _step(self, step: Ring | Act) -> None:
         if isinstance(step, Act):
             await asyncio.to_thread(step.do, self._office)
-            self.progress.acts.append(step.what)
+            self.progress.tell_act(step.what)
             return
         call = asyncio.get_running_loop().create_task(self._world.place(step))
         self._calls.add(call)

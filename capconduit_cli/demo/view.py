@@ -28,7 +28,7 @@ from capconduit.services.calls import CallView
 from capconduit.services.caps import CapView
 from capconduit.services.office import Office
 from capconduit.services.sellers import SellerView
-from capconduit.units import format_micros
+from capconduit.units import ceil_div, floor_div, format_micros
 from capconduit.vocab import CallState, CapScope, WindowKind
 from capconduit_cli.demo.traffic import Progress
 from capconduit_cli.text import printable
@@ -39,7 +39,6 @@ CDRS_READ: Final = 1_000
 SMALLEST: Final = (70, 22)  # columns and lines; a smaller terminal gets lines of progress
 MOST_CALLS: Final = 16  # lines of live calls on a high terminal
 WIDE: Final = 110  # columns from which callers' names are shown
-ROUTED: Final = "each call asks the daemon over FastAGI; AMI tells it of answers and ends"
 _GAP: Final = "  "
 
 
@@ -98,8 +97,7 @@ def _head(seen: Look, progress: Progress, width: int, ascii_only: bool) -> list[
     bar_cells = max(width - line.cell_len - len(numbers), 5)
     line.append_text(_bar(progress.placed, 0, progress.total, bar_cells, "cyan", ascii_only))
     line.append(numbers)
-    said = f"the operator {progress.acts[-1]}" if progress.acts else ROUTED
-    return [title, line, Text(said, style="italic dim")]
+    return [title, line, Text(progress.note, style="italic")]
 
 
 def _columns(width: int) -> list[tuple[str, int, bool]]:
@@ -154,7 +152,7 @@ def _caps_and_money(seen: Look, width: int, lines: int, ascii_only: bool) -> lis
     right = [Text("BALANCES", style="bold"), *(_balance(view) for view in seen.money)]
     right += [Text(), Text("LAST REJECTS", style="bold")]
     rejected = [cdr for cdr in seen.ended if cdr.reject_code][: max(lines - len(right), 0)]
-    right += [_reject(cdr) for cdr in rejected]
+    right += [_reject(cdr, width) for cdr in rejected]
     both = []
     for number in range(min(max(len(left), len(right)), lines)):
         line = left[number].copy() if number < len(left) else Text()
@@ -174,7 +172,7 @@ def _cap(view: CapView, size: int, ascii_only: bool) -> Text:
     label += f" {cap.metric}" + (f"/{cap.window_kind}" if cap.window_kind is not WindowKind.NONE else "")
     count = view.used + view.in_flight
     style = "bold red" if count >= cap.limit_value else "yellow" if count * 5 >= cap.limit_value * 4 else "green"
-    numbers = f" {count:2}/{cap.limit_value}"
+    numbers = f" {count:3}/{cap.limit_value:<3}"
     bar_cells = 8 if size < 60 else 20
     text = Text(set_cell_size(label, size - bar_cells - len(numbers) - 1) + " ")
     text.append_text(_bar(view.used, view.in_flight, cap.limit_value, bar_cells, style, ascii_only))
@@ -184,8 +182,8 @@ def _cap(view: CapView, size: int, ascii_only: bool) -> Text:
 def _bar(used: int, in_flight: int, limit: int, size: int, style: str, ascii_only: bool) -> Text:
     """What is used for good, what is in flight, what is free. Something that is not nothing shows."""
     solid, moving, free = "#+." if ascii_only else "█▓░"
-    full = min(-(-(used + in_flight) * size // limit) if limit else size, size)
-    fixed = min(used * size // limit if limit else size, full)
+    full = min(ceil_div((used + in_flight) * size, limit) if limit else size, size)
+    fixed = min(floor_div(used * size, limit), full) if in_flight and limit else full
     text = Text(solid * fixed + moving * (full - fixed), style=style)
     return text.append(free * (size - full), style="dim")
 
@@ -201,10 +199,12 @@ def _balance(view: SellerView) -> Text:
     return text
 
 
-def _reject(cdr: Cdr) -> Text:
-    """The caller's last digits, and why."""
+def _reject(cdr: Cdr, width: int) -> Text:
+    """Who called, where there is room, else the last digits; and why it was rejected."""
+    caller = cdr.caller_e164 or "anonymous"
+    who = set_cell_size(caller, 13) if width >= WIDE else f"{cdr.caller_e164[-4:]:->4}"
     reason = cdr.reject_reason.replace("cap_reached:", "cap ")
-    return Text(printable(f"{cdr.caller[-4:]:>4} ")).append(printable(reason), style="red")
+    return Text(printable(who) + " ").append(printable(reason), style="red")
 
 
 # --- showing it
@@ -263,7 +263,7 @@ async def _lines(progress: Progress, began: float) -> None:
             phase = progress.phase
             _say(began, f"{phase}/{progress.phases} {progress.title}")
         for act in progress.acts[acts:]:
-            _say(began, f"the operator {act}")
+            _say(began, act)
         acts = len(progress.acts)
         await asyncio.sleep(LINES_PAUSE_S)
 

@@ -373,7 +373,9 @@ def test_the_ceiling_ends_a_call_whatever_its_money(asterisk: Asterisk, agi: Scr
 
 def test_a_target_that_forwards_the_call_is_not_followed(asterisk: Asterisk, agi: ScriptedAgi) -> None:
     with Sipp.uas(Scenario.UAS_REFUSE, code=302) as target:
-        agi.on["route"] = to(target)
+        # By way of a trunk, because only its context has extensions.
+        dial_string = {"CC_DIAL": f"PJSIP/carrier/{target.uri}", "CC_VERDICT": "dial"}
+        agi.on["route"] = Answer({**to(target).variables, **dial_string})
         agi.on["attempt"] = reject("targets_all_failed", 31, 480)
         dial(NUMBER, asterisk.ports.sip, expect=480)
         assert agi.arguments("attempt")[1] == "1"

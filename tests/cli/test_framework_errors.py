@@ -26,8 +26,9 @@ from capconduit.errors import (
     Refused,
     UsageError,
 )
+from capconduit_cli.amounts import Amount, amount_option
 from capconduit_cli.errors import run_guarded
-from capconduit_cli.params import duration_option, money_option
+from capconduit_cli.params import duration_option
 from capconduit_cli.typer_seam import NounApp
 from tests.cli.conftest import AddNoun
 from tests.cli.runner import clean_environment, run, run_process
@@ -56,7 +57,7 @@ def reading() -> NounApp:
     def read(
         name: Annotated[str, typer.Argument(metavar="NAME", help="A name.")],
         amount: Annotated[int, typer.Argument(metavar="AMOUNT", help="An amount.", parser=int)] = 0,
-        price: Annotated[int, money_option("--price", help="A price.")] = 0,
+        price: Annotated[Amount | None, amount_option("--price", help="A price.")] = None,
         ring_ms: Annotated[int, duration_option("--ring", help="How long.", show_default="20s")] = 20_000,
         colour: Annotated[Colour, typer.Option("--colour", help="A colour.")] = Colour.RED,
         many: Annotated[list[int] | None, typer.Option("--many", help="Numbers.", max=9)] = None,
@@ -64,7 +65,7 @@ def reading() -> NounApp:
         loud: Annotated[bool, typer.Option("--loud", help="Loud.")] = False,
     ) -> None:
         """Read."""
-        typer.echo(repr((name, amount, price, ring_ms, colour.value, many, place, loud)))
+        typer.echo(repr((name, amount, price and price.micros, ring_ms, colour.value, many, place, loud)))
 
     return app
 
@@ -197,7 +198,7 @@ def test_a_wrong_command_line_names_the_value_and_the_next_step(
 
 def test_values_are_read_as_what_they_are(home: Path, add_noun: AddNoun) -> None:
     add_noun("sample", reading())
-    assert run("sample", "read", "a", home=home).out == "('a', 0, 0, 20000, 'red', None, None, False)\n"
+    assert run("sample", "read", "a", home=home).out == "('a', 0, None, 20000, 'red', None, None, False)\n"
     given = ("é", "-5", "--price", "2.50", "--ring", "1m", "--colour", "green", "--many", "1", "--many=2")
     result = run("sample", "read", *given, "--place", "x y", "--loud", home=home)
     assert result.out == "('é', -5, 2500000, 60000, 'green', [1, 2], PosixPath('x y'), True)\n"
