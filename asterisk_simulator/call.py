@@ -201,6 +201,9 @@ class Call:
         )
         if verdict:
             self._world.end_quiet()
+        undecided = {RejectCode.ENGINE_TIMEOUT, RejectCode.DATABASE_DOWN}
+        if rejected and not self._variable(CcVariable.CALL) and self._outcome.reject_reason not in undecided:
+            self._variables[CcVariable.ACK] = "1"  # what was decided is recorded already
         return verdict
 
     def _dialable(self) -> bool:
@@ -252,7 +255,7 @@ class Call:
     # ----- settle
 
     async def _settle_alive(self) -> None:
-        if not self._world.quiet:
+        if not (self._acknowledged or self._world.quiet):
             await self._settle(guarded=True)
 
     async def _hangup_handler(self) -> None:

@@ -78,9 +78,7 @@ class Daemon:
             "attempt": AttemptHandler(asker, self.node).endpoint(),
             "settle": SettleHandler(asker, self._meter, self.node).endpoint(),
         }
-        limits = AgiLimits(
-            deadline_ms=self._config.fastagi.deadline_ms, connections=self._config.limits.connections
-        )
+        limits = AgiLimits(deadline_ms=self._config.fastagi.deadline_ms, connections=self._config.limits.connections)
         self._agi = AgiServer(handlers, limits, logging.getLogger("fastagi.agi"))
         for call in await self._housekeeping.node_calls(self.node):
             self._meter.adopt(call)

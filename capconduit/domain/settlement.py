@@ -185,7 +185,7 @@ def _final_cause(report: SettleReport, outcome: Outcome) -> int:
 def _settled_places(
     call: Call, books: Books, estate: Estate, outcome: Outcome, price: Charge, report: SettleReport
 ) -> list[Place]:
-    dialled = report.reject is not RejectCode.ENGINE_TIMEOUT
+    dialled = outcome.answered or report.reject is not RejectCode.ENGINE_TIMEOUT
 
     def counted(place: Place) -> int:
         zoned = estate.caps.get(place.cap_id)

@@ -52,6 +52,8 @@ class DialplanVariable(StrEnum):
     STAGE = "CC_STAGE"
     ROUND = "CC_ROUND"
     LIMIT_MS = "CC_LIMIT_MS"
+    LIMITS = "CC_LIMITS"
+    BEEPS = "CC_BEEPS"
     ODD = "CC_ODD"
     FROZEN = "CC_FROZEN"
     QUIET_UNTIL = "CC_QUIET_UNTIL"

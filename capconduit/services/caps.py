@@ -169,14 +169,17 @@ def verify_caps(office: Office, *, fix: bool = False) -> Sequence[CapDrift]:
         estate = desk.tx.load_estate()
         sums = desk.tx.place_sums(desk.tenant_id)
         counters = {(c.cap_id, c.window_start_ms): c for c in desk.tx.rows(Counter, desk.tenant_id)}
+        none = Books()
         drifts = []
-        for key, counter in counters.items():
+        for key in sorted(counters.keys() | sums.keys()):
+            counter = counters.get(key) or none.counter(desk.tenant_id, key)
             counted, still_open = sums.get(key, (0, 0))
             if (counter.used, counter.in_flight) != (counter.base + counted, still_open):
                 zoned = estate.caps.get(key[0])
                 drifts.append(_drift(counter, zoned, counted, still_open))
                 if fix:
-                    desk.tx.update(replace(counter, used=counter.base + counted, in_flight=still_open))
+                    put = desk.tx.update if key in counters else desk.tx.insert
+                    put(replace(counter, used=counter.base + counted, in_flight=still_open))
         if fix and drifts:
             desk.changed("cap.verify", f"{len(drifts)} counters set right", None, None)
         return drifts
@@ -188,6 +191,29 @@ def remove_caps_of(desk: Desk, scope: CapScope, scope_id: str) -> None:
     """The caps of something that is being removed go with it."""
     for cap in _caps_of(desk, scope, scope_id):
         desk.tx.delete(cap)
+
+
+def cap_zones(desk: Desk) -> Mapping[str, str]:
+    """The time zone that each cap's windows follow now, by cap id; what `carry_over` wants to know afterwards."""
+    return {cap_id: zoned.zone for cap_id, zoned in desk.tx.load_estate().caps.items()}
+
+
+def carry_over(desk: Desk, before: Mapping[str, str]) -> None:
+    """Caps whose time zone is another than `before` begin a window of the new zone with all that the old one has used.
+
+    So neither zone's day lets more calls through than its limit; the next window is the new zone's own.
+    """
+    for zoned in desk.tx.load_estate().caps.values():
+        cap, old_zone = zoned.cap, before.get(zoned.cap.id, zoned.zone)
+        if cap.tenant_id != desk.tenant_id or old_zone == zoned.zone:
+            continue
+        begun_ms = window_start_ms(cap.window_kind, desk.now_ms, old_zone)
+        if begun_ms == window_start_ms(cap.window_kind, desk.now_ms, zoned.zone):
+            continue
+        anew = replace(cap, id=desk.new_id(), updated_ms=desk.now_ms)
+        desk.tx.delete(cap)
+        desk.tx.insert(anew)
+        _count_what_was(desk, anew, begun_ms)
 
 
 def _caps_of(desk: Desk, scope: CapScope, scope_id: str) -> Sequence[Cap]:
@@ -240,18 +266,24 @@ def _set_one(desk: Desk, scope: CapScope, scope_id: str, name: str, limit: Limit
     _count_what_was(desk, cap)
 
 
-def _count_what_was(desk: Desk, cap: Cap) -> None:
+def _count_what_was(desk: Desk, cap: Cap, begun_ms: int | None = None) -> None:
     """Give a new cap its past: settled calls of the window of now as `base`, live calls as places.
 
-    The estate's version is locked for a change, so no call is admitted meanwhile.
+    What was admitted since `begun_ms`, where that is earlier, counts in the window of now. The estate's version is
+    locked for a change, so no call is admitted meanwhile.
     """
     zoned = desk.tx.load_estate().caps[cap.id]
     books = Books()
     desk.tx.lock_calls(desk.tx.live_call_keys(desk.tenant_id), books)
-    places = [p for call in books.calls.values() for p in _places_in(cap, zoned, call, books, desk)]
-    start_ms = window_start_ms(cap.window_kind, desk.now_ms, zoned.zone)
+    now_start_ms = window_start_ms(cap.window_kind, desk.now_ms, zoned.zone)
+    start_ms = now_start_ms if begun_ms is None else min(begun_ms, now_start_ms)
     end_ms = window_end_ms(cap.window_kind, desk.now_ms, zoned.zone)
-    now_key = (cap.id, start_ms)
+    places = [
+        replace(p, window_start_ms=now_start_ms) if since_ms >= start_ms else p
+        for call in books.calls.values()
+        for since_ms, p in _places_in(cap, zoned, call, books, desk)
+    ]
+    now_key = (cap.id, now_start_ms)
     keys: dict[CounterKey, str] = {(p.cap_id, p.window_start_ms): p.tenant_id for p in places}
     desk.tx.lock_counters(keys | {now_key: cap.tenant_id}, books)
     books.apply(Changes(places=places))
@@ -262,8 +294,8 @@ def _count_what_was(desk: Desk, cap: Cap) -> None:
     desk.tx.write(books)
 
 
-def _places_in(cap: Cap, zoned: ZonedCap, call: Call, books: Books, desk: Desk) -> list[Place]:
-    """The places that a live call has in a new cap."""
+def _places_in(cap: Cap, zoned: ZonedCap, call: Call, books: Books, desk: Desk) -> list[tuple[int, Place]]:
+    """The places that a live call has in a new cap, each with the instant it would have been taken at."""
     state = PlaceState.UP if call.state is CallState.UP else PlaceState.DIALING
     if cap.scope in ATTEMPT_SCOPES:
         attempt = books.attempts[call.id][call.attempt]
@@ -275,21 +307,20 @@ def _places_in(cap: Cap, zoned: ZonedCap, call: Call, books: Books, desk: Desk) 
         mine = _belongs(cap, call, desk)
     if not mine:
         return []
-    return [
-        Place(
-            call_id=call.id,
-            attempt=number,
-            cap_id=cap.id,
-            tenant_id=cap.tenant_id,
-            window_start_ms=window_start_ms(cap.window_kind, since_ms, zoned.zone),
-            amount=1,
-            state=state,
-            counted=0,
-            reason="",
-            node=call.node,
-            boot_id=call.boot_id,
-        )
-    ]
+    place = Place(
+        call_id=call.id,
+        attempt=number,
+        cap_id=cap.id,
+        tenant_id=cap.tenant_id,
+        window_start_ms=window_start_ms(cap.window_kind, since_ms, zoned.zone),
+        amount=1,
+        state=state,
+        counted=0,
+        reason="",
+        node=call.node,
+        boot_id=call.boot_id,
+    )
+    return [(since_ms, place)]
 
 
 def _belongs(cap: Cap, call: Call, desk: Desk) -> bool:

@@ -80,11 +80,12 @@ def assign_did(office: Office, number: str, campaign: str) -> DidView:
 
 
 def release_did(office: Office, number: str) -> DidView:
-    """Take a DID back from its campaign; live calls on it go on."""
+    """Take a DID back from its campaign; live calls on it go on. A suspended DID stays suspended."""
 
     def work(desk: Desk) -> DidView:
         did = find_did_row(desk, number)
-        return _change(desk, did, replace(did, campaign_id=None, seller_id=None, status=DidStatus.AVAILABLE))
+        status = did.status if did.status is DidStatus.SUSPENDED else DidStatus.AVAILABLE
+        return _change(desk, did, replace(did, campaign_id=None, seller_id=None, status=status))
 
     return office.change(work)
 
@@ -127,8 +128,11 @@ def remove_did(office: Office, number: str) -> None:
 
 
 def _change(desk: Desk, before: Did, after: Did) -> DidView:
-    after = replace(after, updated_ms=desk.now_ms)
+    from capconduit.services.caps import cap_zones, carry_over
+
+    after, zones = replace(after, updated_ms=desk.now_ms), cap_zones(desk)
     desk.change("did", before, after)
+    carry_over(desk, zones)  # another seller has another time zone
     return _view(desk, after)
 
 

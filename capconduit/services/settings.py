@@ -10,6 +10,7 @@ from typing import Final
 from capconduit.domain.model import Setting
 from capconduit.domain.settings import Settings, setting_descriptions
 from capconduit.errors import NotFound, UsageError
+from capconduit.services.caps import cap_zones, carry_over
 from capconduit.services.office import Desk, Office
 from capconduit.services.sellers import check_timezone
 from capconduit.services.trunks import check_region
@@ -62,12 +63,14 @@ def set_setting(office: Office, name: str, value: str) -> SettingView:
     checked = _checked(name, setting_descriptions()[name][0], value)
 
     def work(desk: Desk) -> SettingView:
+        zones = cap_zones(desk)
         before = desk.tx.find(Setting, desk.tenant_id, name=name)
         after = Setting(tenant_id=desk.tenant_id, name=name, value=checked, updated_ms=desk.now_ms)
         if before is None:
             desk.tx.insert(after)
         else:
             desk.tx.update(after)
+        carry_over(desk, zones)
         desk.changed("setting.set", name, before, after)
         return _view(desk.settings(), name)
 

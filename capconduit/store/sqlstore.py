@@ -20,7 +20,7 @@ from capconduit.domain.model import Account, Attempt, Call, Cap, Cdr, Counter, H
 from capconduit.errors import DatabaseError, Refused
 from capconduit.store.rows import mapping
 from capconduit.store.store import Transaction
-from capconduit.vocab import CapMetric, CapScope
+from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
@@ -50,6 +50,7 @@ _SCOPE_COLUMN: Final = {
     CapScope.DID: "did_id",
     CapScope.TARGET: "target_id",
     CapScope.RULE: "rule_id",
+    CapScope.TRUNK: "trunk",
 }
 
 
@@ -296,25 +297,30 @@ class SqlTransaction(Transaction):
         if cap.metric not in (CapMetric.ATTEMPTS, CapMetric.CONNECTED, CapMetric.BILLABLE):
             return 0
         values = {"tenant_id": cap.tenant_id, "scope_id": cap.scope_id, "start": start_ms, "until": end_ms}
-        if cap.scope is CapScope.TRUNK:
-            column = "trunk = (SELECT name FROM trunk WHERE tenant_id = :tenant_id AND id = :scope_id)"
-        else:
-            column = f"{_SCOPE_COLUMN[cap.scope]} = :scope_id"
-        if cap.metric is CapMetric.ATTEMPTS and cap.scope in (CapScope.TARGET, CapScope.RULE):
+        test = {
+            CapMetric.ATTEMPTS: "cdr.attempts > 0 AND cdr.reject_code <> 'engine_timeout'",
+            CapMetric.CONNECTED: "cdr.answered_ms IS NOT NULL",
+            CapMetric.BILLABLE: "cdr.billable = :yes",
+        }[cap.metric]
+        if cap.metric is CapMetric.BILLABLE:
+            values["yes"] = True
+        if cap.scope in ATTEMPT_SCOPES:
+            # In the window of the Dial. A call's last attempt is the one that was answered, or that came too late.
+            column = f"attempt.{_SCOPE_COLUMN[cap.scope]}"
+            if cap.metric is CapMetric.ATTEMPTS:
+                test = "attempt.ended_ms IS NOT NULL AND (cdr.call_id IS NULL OR cdr.reject_code <> 'engine_timeout')"
             sql = (
-                f"SELECT count(*) FROM attempt WHERE tenant_id = :tenant_id AND {column}"
-                " AND ended_ms IS NOT NULL AND started_ms >= :start AND started_ms < :until"
+                "SELECT count(*) FROM attempt LEFT JOIN cdr ON cdr.tenant_id = attempt.tenant_id"
+                " AND cdr.call_id = attempt.call_id AND cdr.attempts = attempt.number"
+                f" WHERE attempt.tenant_id = :tenant_id AND {column} = :scope_id AND {test}"
+                " AND attempt.started_ms >= :start AND attempt.started_ms < :until"
             )
         else:
-            test = {
-                CapMetric.ATTEMPTS: "attempts > 0 AND reject_code <> 'engine_timeout'",
-                CapMetric.CONNECTED: "answered_ms IS NOT NULL",
-                CapMetric.BILLABLE: "billable = :yes",
-            }[cap.metric]
-            if cap.metric is CapMetric.BILLABLE:
-                values["yes"] = True
+            owner = f"{_SCOPE_COLUMN[cap.scope]} = :scope_id"
+            if cap.scope is CapScope.TRUNK:
+                owner = "trunk = (SELECT name FROM trunk WHERE tenant_id = :tenant_id AND id = :scope_id)"
             sql = (
-                f"SELECT count(*) FROM cdr WHERE tenant_id = :tenant_id AND {column} AND {test}"
+                f"SELECT count(*) FROM cdr WHERE tenant_id = :tenant_id AND {owner} AND {test}"
                 " AND decided_ms >= :start AND decided_ms < :until"
             )
         return int(self._db.query(sql, values)[0][0])

@@ -17,7 +17,7 @@ from capconduit_cli.output import notice
 from capconduit_cli.typer_seam import single
 
 if TYPE_CHECKING:
-    from capconduit_cli.demo.report import Check, Report, Truth
+    from capconduit_cli.demo.report import Check, Opening, Report, Truth
     from capconduit_cli.demo.stage import Stage
 
 DEFAULT_SEED: Final = 7
@@ -100,12 +100,12 @@ class _Ending:
 async def _simulated_day(stage: Stage, seed: int, live: bool) -> Report:
     from asterisk_simulator.ami_server import AmiServer
     from capconduit_cli.demo import estate, traffic
-    from capconduit_cli.demo.report import balances_now
+    from capconduit_cli.demo.report import open_books
     from capconduit_cli.demo.stage import AMI_USER, NODE
     from capconduit_cli.demo.view import showing
 
     await asyncio.to_thread(estate.build_estate, stage.office)
-    opening = await asyncio.to_thread(balances_now, stage.office)
+    opening = await asyncio.to_thread(open_books, stage.office)
     async with AmiServer(username=AMI_USER, secret=stage.secret, systemname=NODE) as ami:
         stage.configure(ami.port)
         await stage.start_daemon()
@@ -119,13 +119,13 @@ async def _simulated_day(stage: Stage, seed: int, live: bool) -> Report:
 
 async def _real_day(stage: Stage, seed: int, live: bool) -> Report:
     from capconduit_cli.demo import estate, real
-    from capconduit_cli.demo.report import balances_now
+    from capconduit_cli.demo.report import open_books
     from capconduit_cli.demo.view import showing
 
     tree, ports = await real.prepare()
     async with real.sip_targets() as places:
         await asyncio.to_thread(estate.build_estate, stage.office, real.addresses(places))
-        opening = await asyncio.to_thread(balances_now, stage.office)
+        opening = await asyncio.to_thread(open_books, stage.office)
         config = stage.configure(ports.ami, real.asterisk_section(ports))
         await stage.start_daemon()
         async with real.running_asterisk(tree, ports, config, stage) as asterisk:
@@ -140,7 +140,7 @@ async def _real_day(stage: Stage, seed: int, live: bool) -> Report:
 async def _closing(
     stage: Stage,
     truths: Sequence[Truth],
-    opening: Mapping[str, int],
+    opening: Mapping[str, Opening],
     expected: Sequence[str],
     began: float,
     checks: Sequence[Check] = (),

@@ -36,6 +36,14 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """A seller's books before the first call: the balance, and ids of the ledger entries that stood there already."""
+
+    balance_micros: int
+    entries: frozenset[str]
+
+
+@dataclass(frozen=True)
 class CampaignSums:
     """What a campaign's calls came to. Calls that reached no campaign have an empty name."""
 
@@ -64,7 +72,7 @@ class SellerSums:
 
     @property
     def adds_up(self) -> bool:
-        """Opening + paid − calls = closing, with either sum of the calls."""
+        """Opening + paid - calls = closing, with either sum of the calls."""
         return (
             self.ledger_calls_micros == self.cdr_calls_micros
             and self.opening_micros + self.paid_micros - self.ledger_calls_micros == self.closing_micros
@@ -100,22 +108,27 @@ class Report:
         return not any(check.wrong for check in self.checks)
 
 
-def balances_now(office: Office) -> dict[str, int]:
-    """Balance by seller in micros; taken before the first call."""
-    return {view.seller.name: view.account.balance_micros for view in sellers.list_sellers(office)}
+def open_books(office: Office) -> dict[str, Opening]:
+    """The books by seller, to be taken before the first call."""
+    return {
+        view.seller.name: Opening(
+            view.account.balance_micros, frozenset(entry.id for entry in balances.ledger(office, view.seller.name)[1])
+        )
+        for view in sellers.list_sellers(office)
+    }
 
 
 def make_report(
     office: Office,
     truths: Sequence[Truth],
-    opening: Mapping[str, int],
+    opening: Mapping[str, Opening],
     expected: Iterable[str],
     elapsed_s: float,
     more: Sequence[Check] = (),
 ) -> Report:
     """Read everything back and compare. `expected`: reject reasons the script is made to meet. Raises DatabaseError."""
     cdrs = calls.find_cdrs(office)
-    money = [_seller_sums(office, name, micros, cdrs) for name, micros in opening.items()]
+    money = [_seller_sums(office, name, opened, cdrs) for name, opened in opening.items()]
     rejects = Counter(cdr.reject_reason for cdr in cdrs if cdr.reject_reason)
     checks = [
         _every_call_once(truths, cdrs),
@@ -167,16 +180,16 @@ def _campaign_sums(cdrs: Sequence[Cdr]) -> list[CampaignSums]:
     return sums
 
 
-def _seller_sums(office: Office, name: str, opening_micros: int, cdrs: Sequence[Cdr]) -> SellerSums:
+def _seller_sums(office: Office, name: str, opened: Opening, cdrs: Sequence[Cdr]) -> SellerSums:
     seller, entries = balances.ledger(office, name)
     mine = [cdr for cdr in cdrs if cdr.seller == name]
-    moved = sum(entry.amount_micros for entry in entries if entry.kind is not LedgerKind.CALL)
+    since = [entry for entry in entries if entry.id not in opened.entries]
     return SellerSums(
         name=name,
         currency=seller.currency,
-        opening_micros=opening_micros,
-        paid_micros=moved - opening_micros,
-        ledger_calls_micros=-sum(entry.amount_micros for entry in entries if entry.kind is LedgerKind.CALL),
+        opening_micros=opened.balance_micros,
+        paid_micros=sum(entry.amount_micros for entry in since if entry.kind is not LedgerKind.CALL),
+        ledger_calls_micros=-sum(entry.amount_micros for entry in since if entry.kind is LedgerKind.CALL),
         cdr_calls_micros=sum(cdr.amount_micros for cdr in mine),
         closing_micros=balances.show_balance(office, name).account.balance_micros,
         written_off_micros=sum(cdr.written_off_micros for cdr in mine),
@@ -216,13 +229,13 @@ def _stories(office: Office, truth: Truth, cdr: Cdr) -> list[tuple[str, object, 
     """What Asterisk saw and what we recorded, side by side."""
     attempts = None
     if truth.attempts is not None:
-        attempts = tuple((a.target_name, a.dialstatus or "") for a in calls.tell(office, cdr.call_id).attempts)
+        attempts = tuple((a.target_name, str(a.dialstatus or "")) for a in calls.tell(office, cdr.call_id).attempts)
     return [
         ("answered", truth.answered, cdr.answered_ms is not None),
         ("reason", truth.reason, cdr.reject_reason),
         ("SIP code", truth.sip if cdr.reject_code else None, cdr.sip_code),
         ("Dials", truth.attempts, attempts),
-        ("hung up by", truth.hung_up_by, cdr.hung_up_by),
+        ("hung up by", truth.hung_up_by, str(cdr.hung_up_by)),
     ]
 
 
@@ -257,7 +270,7 @@ def price_fault(cdr: Cdr) -> str:
     return "" if charged == price else f"{billed} s cost {format_micros(price)}, charged {format_micros(charged)}"
 
 
-def _ledger_of_each_call(office: Office, opening: Mapping[str, int], cdrs: Sequence[Cdr]) -> Check:
+def _ledger_of_each_call(office: Office, opening: Mapping[str, Opening], cdrs: Sequence[Cdr]) -> Check:
     check = Check("each call's ledger entry is its CDR's amount")
     posted = Counter[str]()
     for name in opening:
@@ -274,10 +287,10 @@ def _ledger_of_each_call(office: Office, opening: Mapping[str, int], cdrs: Seque
 
 
 def _money(office: Office, money: Sequence[SellerSums]) -> Check:
-    check = Check("opening + paid − calls = closing, by ledger, CDRs and balance alike")
+    check = Check("opening + paid - calls = closing, by ledger, CDRs and balance alike")
     check.wrong += [
         f"{s.name}: {format_micros(s.opening_micros)} + {format_micros(s.paid_micros)}"
-        f" − {format_micros(s.ledger_calls_micros)} by ledger, {format_micros(s.cdr_calls_micros)} by CDRs,"
+        f" - {format_micros(s.ledger_calls_micros)} by ledger, {format_micros(s.cdr_calls_micros)} by CDRs,"
         f" is not {format_micros(s.closing_micros)}"
         for s in money
         if not s.adds_up

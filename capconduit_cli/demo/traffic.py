@@ -344,7 +344,7 @@ class DemoWorld(World):
 
 def make_world(ami: AmiServer, agi_port: int, seed: int) -> DemoWorld:
     """The simulated Asterisk, asking a daemon on loopback."""
-    return DemoWorld("127.0.0.1", agi_port, ami, random.Random(seed))
+    return DemoWorld("127.0.0.1", agi_port, ami, random.Random(seed), systemname=ami.systemname)
 
 
 def truth_of(outcome: CallOutcome) -> Truth:

@@ -36,7 +36,7 @@ from capconduit_cli.text import printable
 PAUSE_S: Final = 0.2  # between two pictures
 LINES_PAUSE_S: Final = 0.1
 CDRS_READ: Final = 1_000
-SMALLEST: Final = (70, 22)  # columns and lines; a smaller terminal gets lines of progress
+SMALLEST: Final = (80, 22)  # columns and lines; a smaller terminal gets lines of progress
 MOST_CALLS: Final = 16  # lines of live calls on a high terminal
 WIDE: Final = 110  # columns from which callers' names are shown
 _GAP: Final = "  "

@@ -7,8 +7,11 @@ late had taken is given back.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
 from capconduit.domain.calls import DialAnswer, RouteAnswer, RouteRequest, SettleReport
 from capconduit.errors import DatabaseError
@@ -21,6 +24,9 @@ from fastagi.meter import Meter
 from fastagi.texts import argument, clean, uniqueid_of
 
 log = logging.getLogger(__name__)
+
+# The hangup handler of a caller who left while we decided tells us at once; this long after, nobody will.
+UNDELIVERED_GRACE_S: Final = 5.0
 
 
 class RouteHandler:
@@ -50,10 +56,25 @@ class RouteHandler:
             self._meter.forget(command.uniqueid)
             log.error("database down: %s", error.message, extra={"uniqueid": command.uniqueid})
             return reject_without_decision(RejectCode.DATABASE_DOWN)
+        log.info("route %s", _told(answer), extra={"uniqueid": command.uniqueid, "did": command.dnid})
+        reply = route_reply(answer)
         if not isinstance(answer, DialAnswer):
             self._meter.forget(command.uniqueid)
-        log.info("route %s", _told(answer), extra={"uniqueid": command.uniqueid, "did": command.dnid})
-        return route_reply(answer)
+            return reply
+        return replace(reply, on_applied=lambda applied: self._delivered(command.uniqueid, applied))
+
+    def _delivered(self, uniqueid: str, applied: bool) -> None:
+        """Asterisk did not take the verdict: the caller is gone, or the dialplan waited no longer for us.
+
+        A caller who is gone is settled by the hangup handler. A dialplan that fell back tells us nothing more, so what
+        was taken is given back after a while, unless AMI has seen the call being dialled after all.
+        """
+        if not applied:
+            asyncio.get_running_loop().call_later(UNDELIVERED_GRACE_S, self._give_back_undelivered, uniqueid)
+
+    def _give_back_undelivered(self, uniqueid: str) -> None:
+        if self._meter.times(uniqueid).rang_ms is None:
+            self._give_back(uniqueid, "undelivered")
 
     def command(self, request: AgiRequest) -> RouteRequest:
         """The request as the engine wants it. Raises BadRequest."""
@@ -82,12 +103,21 @@ class RouteHandler:
         """The decision came too late and the call was rejected: settle it so that nothing stays held."""
         if (CcVariable.VERDICT, Verdict.DIAL) not in reply.variables:
             return
-        uniqueid = uniqueid_of(request.args)
-        log.warning("a decision came too late and is given back", extra={"uniqueid": uniqueid})
+        self._give_back(uniqueid_of(request.args), "late")
+
+    def _give_back(self, uniqueid: str, witness: str) -> None:
+        log.warning("a decision was %s and is given back", witness, extra={"uniqueid": uniqueid})
         self._meter.forget(uniqueid)
-        self._asker.ask(
-            SettleReport(node=self._node, uniqueid=uniqueid, reject=RejectCode.ENGINE_TIMEOUT, witness="late")
-        )
+        report = SettleReport(node=self._node, uniqueid=uniqueid, reject=RejectCode.ENGINE_TIMEOUT, witness=witness)
+        try:
+            self._asker.ask(report).add_done_callback(_told_if_failed)
+        except EngineBusy:
+            log.error("not given back, the engine is busy", extra={"uniqueid": uniqueid})
+
+
+def _told_if_failed(future: asyncio.Future[object]) -> None:
+    if not future.cancelled() and future.exception() is not None:
+        log.error("not given back: %s", future.exception())
 
 
 def _told(answer: RouteAnswer) -> str:

@@ -13,7 +13,7 @@ import pytest
 from capconduit.domain.model import Cdr
 from capconduit.domain.rating import Tariff, charge
 from capconduit.services.balances import ledger
-from capconduit.vocab import CapMetric, CallState, HungUpBy
+from capconduit.vocab import CallState, CapMetric, HungUpBy
 from lab.floor import NUMBER, SELLER, Floor
 from lab.sipp import Scenario, Sipp, SippFailed, dial
 from lab.wait import wait_for

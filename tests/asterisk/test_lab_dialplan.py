@@ -167,8 +167,26 @@ EXACT = pytest.mark.skipif(not MODERN, reason="needs PJSIPHangup")
 def test_a_reject_answers_exactly_its_sip_code(asterisk: Asterisk, agi: ScriptedAgi, cause: int, sip: int) -> None:
     agi.on["route"] = reject("caller_anonymous", cause, sip)
     dial(NUMBER, asterisk.ports.sip, expect=sip)
+    asterisk.wait_idle()
+    assert agi.replies == ["200 result=0\n"], "a reject that was decided is recorded already"
+
+
+def test_a_reject_that_may_have_been_decided_after_all_is_settled(asterisk: Asterisk, agi: ScriptedAgi) -> None:
+    agi.on["route"] = reject("engine_timeout", 38, 500)
+    dial(NUMBER, asterisk.ports.sip, expect=500)
     assert agi.arguments("settle")[7] == "capconduit-inbound"
-    assert agi.replies == ["200 result=0\n", "200 result=0\n"]
+
+
+def test_without_the_module_for_limits_a_call_is_bridged_and_still_limited(
+    start_asterisk: Any, served: ScriptedAgi, agi: ScriptedAgi
+) -> None:
+    asterisk: Asterisk = start_asterisk(lambda ports: _files(ports, served.port))
+    asterisk.cli("module unload bridge_builtin_interval_features.so")
+    with Sipp.uas(Scenario.UAS_ANSWER) as target:
+        agi.on["route"] = to(target, funded_s=1)
+        dial(NUMBER, asterisk.ports.sip, ended_by="us")
+    assert agi.arguments("settle")[2] == "ANSWER"
+    assert asterisk.log_warnings() == []
 
 
 def test_route_gets_everything_it_decides_by(asterisk: Asterisk, agi: ScriptedAgi) -> None:

@@ -254,3 +254,21 @@ def test_noise_on_the_port_does_not_disturb_calls(tmp_path: Path, noise: bytes) 
         assert (await rig.route("u-1")).variables["CC_VERDICT"] == "dial"
 
     run(tmp_path, test)
+
+
+def test_a_verdict_that_asterisk_did_not_take_is_given_back(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.fund("10")
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        arguments = ("u-1", "u-1", NUMBER, CALLER, "", "carrier", "", "", "")
+        lines = [f"agi_arg_{n}: {a}" for n, a in enumerate(arguments, 1)]
+        header = "\n".join(["agi_network_script: route", "agi_request: agi://127.0.0.1/route", *lines, "", ""])
+        writer.write(header.encode())
+        await reader.readline()
+        writer.close()  # the dialplan waited no longer: no 200, and no settle will come
+        assert len(rig.live()) == 1
+        await until(lambda: not rig.live())
+        assert [c.witness for c in rig.cdrs()] == ["undelivered"]
+        await rig.at_rest()
+
+    run(tmp_path, test)

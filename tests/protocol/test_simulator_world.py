@@ -75,23 +75,25 @@ def test_route_gets_nine_arguments_and_settle_eight() -> None:
     run(scenario())
 
 
-def test_a_reject_ends_with_its_cause_and_is_settled_all_the_same() -> None:
+@pytest.mark.parametrize(
+    ("reason", "cause", "sip", "asked"),
+    [("balance_exhausted", 21, 403, ["route"]), ("engine_timeout", 38, 500, ["route", "settle"])],
+)
+def test_a_reject_ends_with_its_cause_and_is_settled_where_it_may_have_been_decided_after_all(
+    reason: str, cause: int, sip: int, asked: list[str]
+) -> None:
     seen: list[Request] = []
 
     async def scenario() -> None:
-        reject = "CC_REASON=balance_exhausted,CC_CAUSE=21,CC_SIP=403,CC_VERDICT=reject"
+        reject = f"CC_REASON={reason},CC_CAUSE={cause},CC_SIP={sip},CC_VERDICT=reject"
         async with simulated(daemon(reject, seen=seen)) as (world, _):
             outcome = await world.call(SPEC)
-        assert (outcome.verdict, outcome.reject_reason, outcome.cause, outcome.sip) == (
-            "reject",
-            "balance_exhausted",
-            21,
-            403,
-        )
+        assert (outcome.verdict, outcome.reject_reason) == ("reject", reason)
+        assert (outcome.cause, outcome.sip) == (cause, sip)
         assert outcome.attempts == ()
 
     run(scenario())
-    assert [request["agi_network_script"] for request in seen] == ["route", "settle"]
+    assert [request["agi_network_script"] for request in seen] == asked
 
 
 @pytest.mark.parametrize(

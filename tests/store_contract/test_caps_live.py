@@ -24,9 +24,19 @@ from capconduit.services.caps import (
     set_caps,
     verify_caps,
 )
+from capconduit.services.dids import assign_did, release_did, suspend_did
 from capconduit.services.settings import set_setting
 from capconduit.units import instant_ms
-from capconduit.vocab import CapMetric, CapScope, DialStatus, PlaceState, RejectCode, WindowKind
+from capconduit.vocab import (
+    CapMetric,
+    CapScope,
+    DialStatus,
+    DidStatus,
+    EventKind,
+    PlaceState,
+    RejectCode,
+    WindowKind,
+)
 from tests.unit.estate_builder import (
     CALLER,
     DOLLAR,
@@ -298,6 +308,59 @@ def test_changing_the_time_zone_makes_no_room_in_a_window_that_is_full(open_shop
     till.verify()
 
 
+def test_a_did_that_changes_hands_keeps_what_its_day_has_used(open_shop: Shop) -> None:
+    """Its day follows its seller's zone: New York here, Tokyo after the change."""
+    builder = capped(CapScope.DID, CapMetric.ATTEMPTS, 2)
+    builder.seller("tokyo", timezone="Asia/Tokyo")
+    builder.campaign("kanto", seller="tokyo")
+    builder.rule("kanto", "buyer1")
+    till = open_shop(builder)
+    till.dial(route_of("done"))
+    till.ask(settle_of("done"))
+    till.dial(route_of("live"))
+    assign_did(till.office(), "+18005550100", "kanto")
+    assert till.reject(route_of("full")).reason == "cap_reached:did:attempts:day"
+    release_did(till.office(), "+18005550100")
+    assign_did(till.office(), "+18005550100", "solar")
+    assert till.reject(route_of("full-still")).reason == "cap_reached:did:attempts:day"
+    view = cap_usage(till.office(), CapScope.DID, "+18005550100")[0]
+    assert (view.used, view.in_flight) == (1, 1)
+    till.ask(settle_of("live"))
+    till.clock.pass_ms(2 * DAY_MS)
+    till.dial(route_of("another-day"))
+    till.verify()
+
+
+@pytest.mark.parametrize(
+    ("zone", "next_midnight"), [("Asia/Tokyo", "2026-03-02T15:00:00"), ("America/New_York", "2026-03-03T05:00:00")]
+)
+def test_a_changed_time_zone_has_its_own_next_window(open_shop: Shop, zone: str, next_midnight: str) -> None:
+    till = open_shop(capped(CapScope.SYSTEM, CapMetric.ATTEMPTS, 2))
+    till.clock.wall_ms = utc("2026-03-02T04:00:00")  # before midnight in New York, after it in London
+    till.dial(route_of("early"))
+    till.ask(settle_of("early"))
+    till.clock.wall_ms = utc("2026-03-02T12:00:00")
+    till.dial(route_of("live"))
+    set_setting(till.office(), "timezone", zone)
+    till.clock.wall_ms = utc(next_midnight) - 1
+    till.reject(route_of("full"))
+    till.clock.wall_ms += 1
+    till.dial(route_of("new-day"))
+    till.ask(settle_of("live"))
+    till.dial(route_of("new-day-2"))
+    till.reject(route_of("new-day-full"))
+    till.verify()
+
+
+def test_a_suspension_outlives_a_release(shop: Till) -> None:
+    suspend_did(shop.office(), "+18005550100", suspended=True)
+    assert release_did(shop.office(), "+18005550100").did.status is DidStatus.SUSPENDED
+    assert assign_did(shop.office(), "+18005550100", "solar").did.status is DidStatus.SUSPENDED
+    assert shop.reject(route_of("a")).code is RejectCode.DID_SUSPENDED
+    assert suspend_did(shop.office(), "+18005550100", suspended=False).did.status is DidStatus.ASSIGNED
+    shop.dial(route_of("b"))
+
+
 # --- operators at work -----------------------------------------------------------------------------------------------
 
 
@@ -490,7 +553,7 @@ def test_a_second_settlement_in_another_transaction_changes_nothing(open_shop: S
     again = till.ask(settle_of(talk_ms=600_000))
     assert (again.first, again.disagreement) == (False, "talk_ms=600000 against 30000")
     assert (till.account(), till.rows(Cdr), till.count(cap)) == (account, cdr, (1, 0))
-    told = [json.loads(e.data) for e in till.rows(Event, kind="settlement.disagreed")]
+    told = [json.loads(e.data) for e in till.rows(Event) if e.kind is EventKind.SETTLEMENT_DISAGREED]
     assert [t["difference"] for t in told] == ["talk_ms=600000 against 30000"]
 
 

@@ -1,0 +1,174 @@
+"""`init`: what it writes, that it never overwrites, and that it is safe twice."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from capconduit.config import load_config
+from capconduit.errors import ExitCode
+from tests.cli.estate import contents, database, done
+from tests.cli.runner import Result, clean_environment, run
+
+
+def config_file(home: Path) -> Path:
+    return home / "chosen" / "config.toml"
+
+
+def init(home: Path, *argv: str) -> Result:
+    return run("--config", str(config_file(home)), "init", *argv, home=home)
+
+
+def files(home: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(home)): p.read_bytes() for p in home.rglob("*") if p.is_file()}
+
+
+def test_init_writes_a_config_that_loads_a_secret_and_a_database(home: Path) -> None:
+    result = init(home, "--yes")
+    assert result.code == ExitCode.DONE, result.err
+    assert result.out == ""
+    text = config_file(home).read_text("utf-8")
+    assert "# Address and port on which Asterisk reaches the daemon." in text
+    config = load_config(config_file(home), clean_environment(home))
+    secret = home / "state" / "capconduit" / "ami.secret"
+    assert config.ami.secret == f"file:{secret}"
+    assert len(secret.read_text("ascii").strip()) >= 24
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert stat.S_IMODE(secret.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(database(home).stat().st_mode) == 0o600
+    assert [row[1] for row in contents(home)["tenant"]] == ["default"]
+    run_check = run("--config", str(config_file(home)), "config", "check", home=home)
+    assert run_check.code == ExitCode.DONE, run_check.err
+
+
+def test_init_ends_with_three_commands_that_work(home: Path) -> None:
+    told = init(home, "--yes").err
+    next_commands = [line.strip() for line in told.splitlines() if line.startswith("  capconduit")]
+    assert len(next_commands) == 3
+    for line in next_commands:
+        argv = line.replace("'first payment'", "payment").split()[1:]
+        assert run(*argv, home=home).code == ExitCode.DONE, line
+
+
+def test_a_second_init_changes_nothing(home: Path) -> None:
+    init(home, "--yes")
+    before, rows = files(home), contents(home)
+    again = init(home)
+    assert again.code == ExitCode.DONE, again.err
+    assert "everything is there" in again.err
+    assert {name: text for name, text in files(home).items() if "sqlite" not in name} == {
+        name: text for name, text in before.items() if "sqlite" not in name
+    }
+    assert contents(home) == rows
+
+
+def test_a_config_that_is_there_is_kept_and_only_what_it_needs_is_made(home: Path) -> None:
+    config_file(home).parent.mkdir()
+    config_file(home).write_text('# mine\n[log]\nlevel = "debug"\n', "utf-8")
+    result = init(home, "--yes")
+    assert result.code == ExitCode.DONE, result.err
+    assert config_file(home).read_text("utf-8") == '# mine\n[log]\nlevel = "debug"\n'
+    assert database(home).exists()
+    assert not (home / "state" / "capconduit" / "ami.secret").exists(), "its configuration has no AMI secret"
+
+
+def test_a_secret_that_was_lost_is_made_again(home: Path) -> None:
+    init(home, "--yes")
+    secret = home / "state" / "capconduit" / "ami.secret"
+    secret.unlink()
+    assert init(home, "--yes").code == ExitCode.DONE
+    assert secret.exists()
+
+
+def test_a_secret_that_is_there_is_kept(home: Path) -> None:
+    secret = home / "state" / "capconduit" / "ami.secret"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("kept\n", "ascii")
+    assert init(home, "--yes").code == ExitCode.DONE
+    assert secret.read_text("ascii") == "kept\n"
+
+
+def test_without_a_terminal_and_without_yes_nothing_is_written(home: Path) -> None:
+    result = init(home)
+    assert result.code == ExitCode.USAGE
+    assert "[confirmation-needed]" in result.err
+    assert files(home) == {}
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(home: Path) -> None:
+    result = init(home, "--dry-run")
+    assert result.code == ExitCode.DONE, result.err
+    for word in (str(config_file(home)), "ami.secret", "0001_initial", "nothing was changed"):
+        assert word in result.err
+    assert files(home) == {}
+
+
+def test_options_go_into_the_config(home: Path) -> None:
+    url = f"sqlite://{home}/data/mine.sqlite"
+    assert init(home, "--yes", "--database-url", url, "--node", "pbx7").code == ExitCode.DONE
+    config = load_config(config_file(home), clean_environment(home))
+    assert (config.database.url, config.node.name) == (url, "pbx7")
+    assert (home / "data" / "mine.sqlite").exists()
+    assert not database(home).exists()
+    assert init(home, "--database-url", url, "--node", "pbx7").code == ExitCode.DONE, "the same again is no conflict"
+
+
+def test_options_that_the_config_contradicts_are_refused(home: Path) -> None:
+    init(home, "--yes", "--node", "pbx7")
+    before = files(home)
+    result = init(home, "--yes", "--node", "pbx8")
+    assert result.code == ExitCode.REFUSED
+    assert "[config-exists]" in result.err
+    assert "pbx7" in result.err
+    assert "capconduit config set node.name" in result.err
+    assert files(home) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--database-url", "mysql://db"), ("--database-url", "sqlite:///"), ("--node", "a b"), ("--node", "x" * 33)],
+)
+def test_wrong_options_are_refused_before_anything_is_written(home: Path, option: str, value: str) -> None:
+    result = init(home, "--yes", option, value)
+    assert result.code == ExitCode.USAGE
+    assert "[config-value-invalid]" in result.err
+    assert files(home) == {}
+
+
+def test_a_database_that_cannot_be_asked_leaves_nothing_behind(home: Path) -> None:
+    result = init(home, "--yes", "--database-url", "postgresql://nobody@127.0.0.1:1/none?connect_timeout=2")
+    assert result.code == ExitCode.DATABASE, result.err
+    assert files(home) == {}
+
+
+def test_without_a_named_file_the_config_goes_to_the_users_place(home: Path) -> None:
+    env = {"XDG_CONFIG_HOME": str(home / "xdg")}
+    assert run("init", "--yes", home=home, env=env).code == ExitCode.DONE
+    assert (home / "xdg" / "capconduit" / "config.toml").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's place is only root's")
+def test_roots_config_goes_to_etc(home: Path) -> None:
+    assert done("init", "--yes", home=home).code == ExitCode.DONE
+    assert (home / "etc" / "config.toml").exists()  # where the fixture moved /etc/capconduit/config.toml
+
+
+def test_a_config_in_the_working_directory_is_the_one_in_force(home: Path) -> None:
+    Path("capconduit.toml").write_text('[node]\nname = "here"\n', "utf-8")
+    assert done("init", "--yes", home=home).code == ExitCode.DONE
+    assert not (home / "etc").exists()
+    assert not (home / ".config").exists()
+
+
+def test_the_database_is_where_the_config_says_whatever_the_working_directory_is(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init(home, "--yes")
+    elsewhere = home / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert run("--config", str(config_file(home)), "seller", "list", home=home).code == ExitCode.DONE
+    assert list(elsewhere.iterdir()) == []
