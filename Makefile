@@ -1,9 +1,11 @@
 # Everything a developer or a newcomer runs. `make demo` and `make test` set up what they need by themselves.
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
+PIP    := $(PYTHON) -m pip --quiet --disable-pip-version-check
+RUNS   := $(VENV)/.runs
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check lab lab-demo bench man sim clean
+.PHONY: help demo test check lab lab-down lab-demo bench man sim clean
 
 help:
 	@echo "make demo      an embedded database, a simulated Asterisk, the daemon and some hundred calls"
@@ -15,14 +17,18 @@ help:
 	@echo "make sim       the simulation for SECONDS=600"
 	@echo "make man       write the man pages again"
 
-$(READY): pyproject.toml constraints.txt
+$(RUNS): pyproject.toml constraints.txt
 	@command -v python3 >/dev/null || { echo "python3 (3.11 or later) is missing" >&2; exit 1; }
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint constraints.txt --editable .
 	@touch $@
 
-demo: $(READY)
+$(READY): $(RUNS)
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(RUNS)
 	@$(VENV)/bin/capconduit demo
 
 check: $(READY)
@@ -34,7 +40,11 @@ check: $(READY)
 lab: $(READY)
 	$(PYTHON) -m lab up
 
-lab-demo: lab
+lab-down: $(READY)
+	$(PYTHON) -m lab down
+
+lab-demo: $(READY)
+	$(PYTHON) -m lab root
 	@$(VENV)/bin/capconduit demo --asterisk
 
 test: check

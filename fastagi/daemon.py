@@ -75,7 +75,7 @@ class Daemon:
         self._meter = Meter(asker, self._ami, self.node, self._clock.now_ms)
         handlers = {
             "route": RouteHandler(asker, self._meter, self.node, self.boot_id, self._clock.now_ms).endpoint(),
-            "attempt": AttemptHandler(asker, self.node).endpoint(),
+            "attempt": AttemptHandler(asker, self._meter, self.node).endpoint(),
             "settle": SettleHandler(asker, self._meter, self.node).endpoint(),
         }
         limits = AgiLimits(deadline_ms=self._config.fastagi.deadline_ms, connections=self._config.limits.connections)

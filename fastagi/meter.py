@@ -21,6 +21,7 @@ from capconduit.vocab import DialStatus
 from fastagi.ami_events import (
     AmiEvent,
     ChannelHungUp,
+    ChannelList,
     DialBegan,
     DialEnded,
     LegLeftBridge,
@@ -100,6 +101,12 @@ class Meter:
         watch = self._watched.get(uniqueid)
         return watch.leg if watch else LegTimes()
 
+    def dial_over(self, uniqueid: str) -> None:
+        """A Dial ended without an answer: what is seen from now on belongs to the next one."""
+        watch = self._watched.get(uniqueid)
+        if watch is not None and watch.leg.answered_ms is None:
+            watch.leg = LegTimes()
+
     async def wait_for_end(self, uniqueid: str, timeout_s: float) -> None:
         """Wait, at most `timeout_s`, until AMI has told the end of an answered leg; not where AMI told no answer."""
         watch = self._watched.get(uniqueid)
@@ -132,6 +139,8 @@ class Meter:
                 self._dial_began(self._watched[event.uniqueid], event)
             case DialEnded() if event.uniqueid in self._watched:
                 self._dial_ended(self._watched[event.uniqueid], event)
+            case ChannelList():
+                self._found_up(event)
             case LegLeftBridge() if event.uniqueid in self._callers:
                 self._leg_ended(event.uniqueid, event.at_ms)
             case ChannelHungUp():
@@ -157,6 +166,14 @@ class Meter:
         watch.channel = event.channel or watch.channel
         watch.leg = replace(watch.leg, answered_ms=event.at_ms)
         self._task(self._record_answer(watch))
+
+    def _found_up(self, listed: ChannelList) -> None:
+        """Calls that were answered while AMI was away: they are in a bridge, since when nobody saw."""
+        for channel in listed.channels:
+            watch = self._watched.get(channel.uniqueid)
+            if watch is not None and channel.bridge_id and watch.meter is None and watch.leg.answered_ms is None:
+                watch.channel = channel.channel
+                self._task(self._record_answer(watch))
 
     def _leg_ended(self, dest_uniqueid: str, at_ms: int) -> None:
         """The target's leg left the talk: the first such word is the end."""
@@ -252,7 +269,7 @@ class Meter:
             log.warning("limit not moved: %s", error.message, extra={"uniqueid": watch.uniqueid})
 
     def _left_ms(self, meter: AnsweredAnswer) -> int:
-        return meter.answered_ms + meter.funded_s * MS_PER_SECOND - self._now_ms()
+        return meter.funded_from_ms + meter.funded_s * MS_PER_SECOND - self._now_ms()
 
     def _task(self, work: Any) -> None:
         """Run `work` and keep it from being lost; what the engine or the database refuse is logged."""

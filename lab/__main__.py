@@ -43,7 +43,8 @@ def _example(ports: LabPorts, suite: str) -> dict[str, str]:
 
 def _up(suite: str, etc: Path | None) -> None:
     if _pid() is not None:
-        raise LabError(f"it is up already (pid {_pid()}): `python -m lab down` first")
+        print(f"it is up already (pid {_pid()}); `python -m lab down` ends it")
+        return
     for port, kind in ((SIP_PORT, SOCK_DGRAM), (IAX_PORT, SOCK_DGRAM), (AMI_PORT, SOCK_STREAM)):
         if not is_free(port, kind):
             raise LabError(f"port {port} of {LOOPBACK} is taken: another Asterisk? end it first")

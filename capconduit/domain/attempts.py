@@ -108,8 +108,13 @@ def _end_attempt(
     report: AttemptReport, call: Call, books: Books, estate: Estate, now_ms: int, ids: Ids
 ) -> tuple[Attempt, Changes]:
     cause = real_cause(report.hangup_cause)
+    current = books.attempts[call.id][call.attempt]
     attempt = replace(
-        books.attempts[call.id][call.attempt], ended_ms=now_ms, dialstatus=report.dialstatus, hangup_cause=cause
+        current,
+        rang_ms=report.rang_ms or current.rang_ms,
+        ended_ms=now_ms,
+        dialstatus=report.dialstatus,
+        hangup_cause=cause,
     )
     told = event(
         ids, call.tenant_id, now_ms, EventKind.ATTEMPT_FAILED, call.id,

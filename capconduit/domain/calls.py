@@ -28,13 +28,17 @@ class RouteRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptReport:
-    """A Dial that ended without an answer; `attempt` is its number, `hangup_cause` Asterisk's HANGUPCAUSE."""
+    """A Dial that ended without an answer; `attempt` is its number, `hangup_cause` Asterisk's HANGUPCAUSE.
+
+    `rang_ms`: since when AMI saw it ring, None where it did not.
+    """
 
     node: str
     uniqueid: str
     attempt: int
     dialstatus: DialStatus | None
     hangup_cause: int
+    rang_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +74,7 @@ class SettleReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerReport:
-    """The target answered (from AMI)."""
+    """The target answered (from AMI). `leg.answered_ms` None: it is up, and nobody saw since when."""
 
     node: str
     uniqueid: str
@@ -79,7 +83,7 @@ class AnswerReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtendRequest:
-    """More funding is wanted for a live call, which has talked for about `talked_s`."""
+    """More funding is wanted for a live call."""
 
     node: str
     uniqueid: str
@@ -124,7 +128,6 @@ class ExtendAnswer:
     """The funding in force: seconds of talk from the answer. `extended` False: nothing more is to be had."""
 
     call_id: str
-    answered_ms: int | None
     funded_s: int
     extended: bool
 
@@ -135,7 +138,7 @@ class AnsweredAnswer:
 
     call_id: str
     channel: str
-    answered_ms: int
+    funded_from_ms: int
     funded_s: int
     ceiling_ms: int
     slice_s: int

@@ -8,7 +8,7 @@ from capconduit.domain.admission import Ids, event
 from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import AnsweredAnswer, AnswerReport, ExtendAnswer, ExtendRequest
 from capconduit.domain.estate import Estate
-from capconduit.domain.model import Call
+from capconduit.domain.model import Attempt, Call
 from capconduit.domain.rating import Tariff, fund
 from capconduit.units import MS_PER_SECOND
 from capconduit.vocab import CallState, EventKind, PlaceState
@@ -28,38 +28,48 @@ def call_tariff(call: Call) -> Tariff:
 def answered(
     report: AnswerReport, estate: Estate, books: Books, now_ms: int, ids: Ids
 ) -> tuple[AnsweredAnswer | None, Changes]:
-    """The target answered: call, attempt and places are up. None: no such live call. Told twice, nothing changes."""
+    """The target answered: call, attempt and places are up. None: no such live call. Told twice, nothing changes.
+
+    Where nobody saw the instant (AMI was away), the call is up with its answer unknown: the talk time will be the
+    channel's own, and until then its funding is counted from the beginning of the Dial, so never too generously.
+    """
     call = books.call_of((report.node, report.uniqueid))
     if call is None:
         return None, Changes()
+    attempt = books.attempts[call.id][call.attempt]
+    if call.state is CallState.UP:
+        return _meter(call, attempt, estate), Changes()
+    at_ms = report.leg.answered_ms
     settings = estate.settings(call.tenant_id)
-    changes = Changes()
-    if call.answered_ms is None:
-        at_ms = report.leg.answered_ms or now_ms
-        call = replace(
-            call,
-            state=CallState.UP,
-            answered_ms=at_ms,
-            lease_until_ms=now_ms + settings.lease_up_s * MS_PER_SECOND,
-        )
-        attempt = books.attempts[call.id][call.attempt]
-        changes.calls.append(call)
-        changes.attempts.append(replace(attempt, answered_ms=at_ms, rang_ms=report.leg.rang_ms or attempt.rang_ms))
-        changes.places.extend(replace(p, state=PlaceState.UP) for p in books.open_places(call.id))
-        hold = books.holds[call.id]
-        changes.holds.append(replace(hold, expires_ms=at_ms + call.funded_s * MS_PER_SECOND))
-        changes.events.append(
-            event(ids, call.tenant_id, now_ms, EventKind.CALL_ANSWERED, call.id, target=attempt.target_name)
-        )
-    return _meter(call, estate), changes
+    call = replace(
+        call,
+        state=CallState.UP,
+        answered_ms=at_ms,
+        lease_until_ms=now_ms + settings.lease_up_s * MS_PER_SECOND,
+    )
+    expires_ms = _funded_from_ms(call, attempt) + call.funded_s * MS_PER_SECOND
+    told = event(ids, call.tenant_id, now_ms, EventKind.CALL_ANSWERED, call.id, target=attempt.target_name)
+    changes = Changes(
+        calls=[call],
+        attempts=[replace(attempt, answered_ms=at_ms, rang_ms=report.leg.rang_ms or attempt.rang_ms)],
+        places=[replace(p, state=PlaceState.UP) for p in books.open_places(call.id)],
+        holds=[replace(books.holds[call.id], expires_ms=expires_ms)],
+        events=[told],
+    )
+    return _meter(call, attempt, estate), changes
 
 
-def _meter(call: Call, estate: Estate) -> AnsweredAnswer:
+def _funded_from_ms(call: Call, attempt: Attempt) -> int:
+    """The instant from which a call's funded seconds are counted."""
+    return call.answered_ms if call.answered_ms is not None else attempt.started_ms
+
+
+def _meter(call: Call, attempt: Attempt, estate: Estate) -> AnsweredAnswer:
     campaign = estate.campaigns.get(call.campaign_id)
     return AnsweredAnswer(
         call_id=call.id,
         channel=call.channel,
-        answered_ms=call.answered_ms or call.decided_ms,
+        funded_from_ms=_funded_from_ms(call, attempt),
         funded_s=call.funded_s,
         ceiling_ms=campaign.max_duration_ms if campaign else call.funded_s * MS_PER_SECOND,
         slice_s=estate.settings(call.tenant_id).funding_slice_s,
@@ -88,13 +98,13 @@ def extend(
     )
     refreshed = replace(call, lease_until_ms=now_ms + settings.lease_up_s * MS_PER_SECOND)
     if funding is None or funding.funded_s <= call.funded_s:
-        answer = ExtendAnswer(call_id=call.id, answered_ms=call.answered_ms, funded_s=call.funded_s, extended=False)
+        answer = ExtendAnswer(call_id=call.id, funded_s=call.funded_s, extended=False)
         return answer, Changes(calls=[refreshed])
-    base_ms = call.answered_ms or now_ms
+    base_ms = _funded_from_ms(call, books.attempts[call.id][call.attempt])
     extended = replace(hold, amount_micros=funding.hold_micros, expires_ms=base_ms + funding.funded_s * MS_PER_SECOND)
     told = event(
         ids, call.tenant_id, now_ms, EventKind.HOLD_EXTENDED, call.id,
         hold_micros=funding.hold_micros, funded_s=funding.funded_s,
     )  # fmt: skip
-    answer = ExtendAnswer(call_id=call.id, answered_ms=call.answered_ms, funded_s=funding.funded_s, extended=True)
+    answer = ExtendAnswer(call_id=call.id, funded_s=funding.funded_s, extended=True)
     return answer, Changes(calls=[replace(refreshed, funded_s=funding.funded_s)], holds=[extended], events=[told])

@@ -80,14 +80,19 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
 def outcome_of(report: SettleReport, call: Call, now_ms: int) -> Outcome:
     """What happened, by the best witness: AMI's times of the target's leg, else the caller channel's answered time.
 
-    Where nobody saw the end, the channel's answered time bounds the talk: the report may have waited for long.
+    Where nobody saw the end, the channel's answered time bounds the talk: the report may have waited for long. Where
+    the clock was set back meanwhile, it is the talk.
     """
     told_ms = report.leg.ended_ms or report.ended_ms
     ended_ms = told_ms or now_ms
     answered_ms = report.leg.answered_ms or call.answered_ms
     if answered_ms is not None:
-        if told_ms is None and report.dialstatus is DialStatus.ANSWER and report.answered_for_ms:
-            ended_ms = min(ended_ms, answered_ms + report.answered_for_ms)
+        if report.dialstatus is DialStatus.ANSWER and report.answered_for_ms:
+            by_channel_ms = answered_ms + report.answered_for_ms
+            if ended_ms < answered_ms:
+                ended_ms = by_channel_ms
+            elif told_ms is None:
+                ended_ms = min(ended_ms, by_channel_ms)
         ended_ms = max(ended_ms, answered_ms)
         return Outcome(True, answered_ms, ended_ms, ended_ms - answered_ms, DialStatus.ANSWER)
     if report.dialstatus is DialStatus.ANSWER:

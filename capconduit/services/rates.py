@@ -10,7 +10,7 @@ from typing import Any
 from capconduit.domain.model import Rate
 from capconduit.errors import UsageError
 from capconduit.services.office import Desk, Office, check_name
-from capconduit.services.sellers import check_currency
+from capconduit.services.sellers import check_amounts, check_currency
 
 MAX_INCREMENT_S = 86_400
 _INCREMENT = re.compile(r"^(\d{1,5})/(\d{1,5})$")
@@ -38,6 +38,7 @@ def add_rate(
     check_name("rate", name)
     first_s, step_s = parse_increment(increment)
     code = check_currency(currency)
+    check_amounts({"per_minute_micros": per_minute_micros, "connect_fee_micros": connect_fee_micros})
 
     def work(desk: Desk) -> Rate:
         rate = Rate(
@@ -67,6 +68,7 @@ def show_rate(office: Office, name: str) -> Rate:
 
 def set_rate(office: Office, name: str, *, increment: str | None = None, **fields: Any) -> Rate:
     """Change `per_minute_micros`, `connect_fee_micros` or the increment; live calls keep what they began with."""
+    check_amounts(fields)
     if increment is not None:
         fields["first_s"], fields["step_s"] = parse_increment(increment)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from zoneinfo import available_timezones
@@ -13,6 +13,7 @@ from capconduit.domain.model import Account, LedgerEntry, Seller
 from capconduit.errors import Refused, UsageError
 from capconduit.services.caps import remove_caps_of
 from capconduit.services.office import Desk, Office, check_name
+from capconduit.units import MAX_MICROS, format_micros
 from capconduit.vocab import CapScope, Status
 
 _CURRENCY = re.compile(r"^[A-Z]{3}$")
@@ -43,6 +44,16 @@ def check_currency(code: str) -> str:
     return code.upper()
 
 
+def check_amounts(fields: Mapping[str, Any]) -> None:
+    """Every `…_micros` is a price or a limit: not negative, and small enough to be kept. Raises UsageError."""
+    for name, micros in fields.items():
+        if name.endswith("_micros") and micros is not None and not 0 <= micros <= MAX_MICROS:
+            what = name.removesuffix("_micros").replace("_", " ")
+            raise UsageError(
+                "amount-invalid", f"{format_micros(micros)} is no {what}", f"give 0 to {format_micros(MAX_MICROS)}"
+            )
+
+
 def add_seller(
     office: Office,
     name: str,
@@ -56,6 +67,7 @@ def add_seller(
     check_name("seller", name)
     check_timezone(timezone)
     code = check_currency(currency)
+    check_amounts({"credit_limit_micros": credit_limit_micros, "low_balance_micros": low_balance_micros})
 
     def work(desk: Desk) -> SellerView:
         seller = Seller(
@@ -101,6 +113,7 @@ def set_seller(office: Office, name: str, *, credit_limit_micros: int | None = N
 
     A credit limit that would leave live calls without cover is refused. The time zone stays: its caps count by it.
     """
+    check_amounts({"credit_limit_micros": credit_limit_micros, **fields})
 
     def work(desk: Desk) -> SellerView:
         seller = desk.named(Seller, name)

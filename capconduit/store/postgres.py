@@ -18,6 +18,7 @@ from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
+from capconduit.domain.books import CallKey
 from capconduit.errors import DatabaseError, Refused
 from capconduit.store.sqlstore import Dialect, RetryTransaction, SqlStore, SqlTransaction, value_refused
 
@@ -69,6 +70,11 @@ class PostgresDialect(Dialect):
         second = "bigint" if columns[1].endswith("_ms") else "text"
         pairs = f"unnest(CAST(:{name}_1 AS text[]), CAST(:{name}_2 AS {second}[]))"
         return f"({columns[0]}, {columns[1]}) IN (SELECT * FROM {pairs})"
+
+    def lock_channels(self, pairs: Sequence[CallKey]) -> None:
+        channels = "unnest(CAST(:keys_1 AS text[]), CAST(:keys_2 AS text[])) AS channel(node, uniqueid)"
+        hashes = f"SELECT DISTINCT hashtextextended(node || chr(10) || uniqueid, 0) AS key FROM {channels} ORDER BY key"
+        self.query(f"SELECT pg_advisory_xact_lock(key) FROM ({hashes}) AS hashes", self.pair_values("keys", pairs))
 
     def list_value(self, items: Sequence[Any]) -> Any:
         return list(items)

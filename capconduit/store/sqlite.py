@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from capconduit.domain.books import CallKey
 from capconduit.errors import DatabaseError, Refused
 from capconduit.store.sqlstore import Dialect, RetryTransaction, SqlStore, SqlTransaction, value_refused
 
@@ -47,6 +48,9 @@ class SqliteDialect(Dialect):
             f"({columns[0]}, {columns[1]}) IN"
             f" (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:{name}))"
         )
+
+    def lock_channels(self, pairs: Sequence[CallKey]) -> None:
+        """See Dialect. There is one writer at a time."""
 
     def list_value(self, items: Sequence[Any]) -> Any:
         return json.dumps(items)

@@ -92,6 +92,13 @@ class Dialect(ABC):
         """Condition: the two columns (a text, and a text or an instant) are one of the pairs `:name`."""
 
     @abstractmethod
+    def lock_channels(self, pairs: Sequence[CallKey]) -> None:
+        """Wait for other transactions that decide about one of these (node, uniqueid), and let none begin to.
+
+        Rows cannot do it: of a channel that nobody has told of yet there is none.
+        """
+
+    @abstractmethod
     def list_value(self, items: Sequence[Any]) -> Any:
         """How a list is handed over for `any_of`."""
 
@@ -108,6 +115,7 @@ class SqlTransaction(Transaction):
         self._writes = write
         self._for_update = dialect.for_update if write else ""
         self._for_share = dialect.for_share if write else ""
+        self._alone = False  # the estate is locked for a change: nobody else decides
 
     def query(self, sql: str) -> list[Any]:
         """Rows of a statement without parameters; for the store's own book-keeping."""
@@ -176,6 +184,7 @@ class SqlTransaction(Transaction):
     def estate_version(self, *, for_change: bool = False) -> int:
         lock = self._for_update if for_change else self._for_share
         rows = self._db.query(f"SELECT version FROM estate_version WHERE id = 1{lock}", {})
+        self._alone = self._alone or (for_change and self._writes)
         return int(rows[0][0])
 
     def load_estate(self) -> Estate:
@@ -198,6 +207,8 @@ class SqlTransaction(Transaction):
         wanted = sorted(set(keys))
         if not wanted:
             return
+        if self._writes and not self._alone:
+            self._db.lock_channels(wanted)
         values = self._db.pair_values("keys", wanted)
         where = self._db.any_pair(("node", "uniqueid"), "keys")
         calls = mapping(Call)

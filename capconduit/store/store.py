@@ -1,9 +1,10 @@
 """The Store protocol: everything the services may ask of a database, in the domain's words, and the lock order.
 
 **Lock order**, the same for everyone who writes: the estate's version (shared by decisions, exclusive for changes of
-configuration) → calls by (node, uniqueid) → accounts by seller id → counters by (cap id, window). Within each kind rows
-are locked sorted. Whoever keeps to it cannot deadlock; PostgreSQL's 40P01 and 40001 are retried all the same, a bounded
-number of times. SQLite has one writer at a time (`BEGIN IMMEDIATE`), which is the same promise.
+configuration) → channels by the hash of (node, uniqueid) → calls by (node, uniqueid) → accounts by seller id → counters
+by (cap id, window). Within each kind rows are locked sorted. Whoever keeps to it cannot deadlock; PostgreSQL's 40P01
+and 40001 are retried all the same, a bounded number of times. SQLite has one writer at a time (`BEGIN IMMEDIATE`),
+which is the same promise.
 
 **Failure policy**: fail closed. A transaction that cannot be had or kept raises DatabaseError and has changed nothing.
 """
@@ -86,7 +87,7 @@ class Transaction(Protocol):
     # --- the way of a call --------------------------------------------------------------------------------------------
 
     def lock_calls(self, keys: Iterable[CallKey], books: Books) -> None:
-        """Lock the live calls of these channels; load their parts, or what is settled or buried."""
+        """Lock these channels, known or not; load their live calls with all parts, or what is settled or buried."""
         ...
 
     def lock_accounts(self, seller_ids: Iterable[str], books: Books) -> None:

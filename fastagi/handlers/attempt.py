@@ -14,6 +14,7 @@ from capconduit.vocab import DialStatus, RejectCode
 from fastagi.agi_server import AgiReply, AgiRequest, Endpoint
 from fastagi.asking import Asker
 from fastagi.handlers.replies import reject_without_decision, route_reply
+from fastagi.meter import Meter
 from fastagi.texts import argument, number, uniqueid_of
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,9 @@ log = logging.getLogger(__name__)
 class AttemptHandler:
     """Answers `attempt`."""
 
-    def __init__(self, asker: Asker, node: str) -> None:
+    def __init__(self, asker: Asker, meter: Meter, node: str) -> None:
         self._asker = asker
+        self._meter = meter
         self._node = node
 
     def endpoint(self) -> Endpoint:
@@ -32,13 +34,16 @@ class AttemptHandler:
 
     async def handle(self, request: AgiRequest) -> AgiReply:
         """Record the end of the attempt and choose the next."""
+        uniqueid = uniqueid_of(request.args)
         command = AttemptReport(
             node=self._node,
-            uniqueid=uniqueid_of(request.args),
+            uniqueid=uniqueid,
             attempt=number(argument(request.args, 1)) or 0,
             dialstatus=DialStatus.parse(argument(request.args, 2)),
             hangup_cause=number(argument(request.args, 3)) or 0,
+            rang_ms=self._meter.times(uniqueid).rang_ms,
         )
+        self._meter.dial_over(uniqueid)
         try:
             answer: RouteAnswer = await self._asker.ask(command)
         except EngineBusy:

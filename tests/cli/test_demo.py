@@ -7,10 +7,12 @@ import contextlib
 import fcntl
 import os
 import pty
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,8 +54,7 @@ class Demo:
     """`capconduit demo` as a process with a temporary directory of its own."""
 
     def __init__(self, home: Path, *arguments: str, env: Mapping[str, str] | None = None, **popen: Any) -> None:
-        self.temp = home / "temp"
-        self.temp.mkdir()
+        self.temp = Path(tempfile.mkdtemp(prefix="cc-"))  # short: sockets are in it
         self.process = subprocess.Popen(
             [sys.executable, "-m", "capconduit_cli", "demo", *arguments],
             env=clean_environment(home, TMPDIR=str(self.temp), PYTHONPATH=str(Path.cwd()), **(env or {})),
@@ -87,6 +88,7 @@ class Demo:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        shutil.rmtree(self.temp)
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()

@@ -82,6 +82,7 @@ def test_a_slice_is_extended_until_the_money_is_gone_and_never_further(open_shop
     funded = [till.ask(extend_of()).funded_s for _ in range(6)]
     assert funded == [120, 180, 240, 300, 300, 300]
     assert till.account().available_micros == 0
+    till.clock.pass_ms(300_000)
     till.ask(settle_of(talk_ms=300_000))
     assert till.account().balance_micros == 0
     assert till.reject(route_of("next")).code is RejectCode.BALANCE_EXHAUSTED

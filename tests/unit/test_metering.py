@@ -26,7 +26,7 @@ def test_an_answer_makes_call_places_and_attempt_up() -> None:
     call_id = till.ask(route_of()).call_id
     till.clock.pass_ms(4_000)
     answer = till.ask(answer_of(answered_ms=T0 + 3_000, rang_ms=T0 + 500))
-    assert (answer.call_id, answer.answered_ms, answer.funded_s, answer.slice_s) == (call_id, T0 + 3_000, 60, 60)
+    assert (answer.call_id, answer.funded_from_ms, answer.funded_s, answer.slice_s) == (call_id, T0 + 3_000, 60, 60)
     call = till.call()
     assert call is not None
     assert (call.state, call.answered_ms) == (CallState.UP, T0 + 3_000)
@@ -41,17 +41,21 @@ def test_an_answer_told_twice_changes_nothing() -> None:
     till = up()
     first = till.call()
     again = till.ask(answer_of(answered_ms=T0 + 9_000))
-    assert again.answered_ms == T0 + 3_000
+    assert again.funded_from_ms == T0 + 3_000
     assert till.call() == first
     assert not till.changes.events
     assert not till.changes.places
 
 
-def test_an_answer_without_a_time_is_taken_as_now() -> None:
+def test_an_answer_that_nobody_saw_is_up_and_funded_from_the_beginning_of_the_dial() -> None:
     till = PureTill(small_estate())
     till.ask(route_of())
     till.clock.pass_ms(2_000)
-    assert till.ask(answer_of()).answered_ms == T0 + 2_000
+    assert till.ask(answer_of()).funded_from_ms == T0
+    call = till.call()
+    assert call is not None
+    assert (call.state, call.answered_ms) == (CallState.UP, None)
+    assert till.ask(answer_of()).funded_from_ms == T0
 
 
 def test_an_answer_of_a_call_nobody_knows_is_nothing() -> None:
@@ -63,7 +67,7 @@ def test_an_answer_of_a_call_nobody_knows_is_nothing() -> None:
 def test_an_extension_holds_one_more_slice() -> None:
     till = up()
     answer = till.ask(extend_of())
-    assert (answer.extended, answer.funded_s, answer.answered_ms) == (True, 120, T0 + 3_000)
+    assert (answer.extended, answer.funded_s) == (True, 120)
     assert till.account().held_micros == 400_000
     assert till.books.holds[answer.call_id].expires_ms == T0 + 3_000 + 120_000
     assert [e.kind for e in till.changes.events] == [EventKind.HOLD_EXTENDED]

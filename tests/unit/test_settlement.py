@@ -201,13 +201,18 @@ def test_a_settlement_that_comes_late_does_not_bill_until_it_came() -> None:
     assert cdr.ended_ms == T0 + 32_000
 
 
-def test_an_end_before_the_answer_is_a_talk_of_nothing() -> None:
+@pytest.mark.parametrize(("told_ms", "talk_ms"), [(90_000, 90_000), (None, 0), (0, 0)])
+def test_a_clock_that_was_set_back_meanwhile_leaves_the_channel_s_own_measure(
+    told_ms: int | None, talk_ms: int
+) -> None:
     till = admitted()
+    till.ask(extend_of())
     till.ask(answer_of(answered_ms=T0 + 2_000))
     till.clock.wall_ms = T0 - 3_600_000
-    till.ask(settle_of(talk_ms=5_000))
-    assert till.cdr().talk_ms >= 0
-    assert till.cdr().amount_micros == 200_000
+    till.ask(settle_of(talk_ms=told_ms) if told_ms is not None else SettleReport(node=NODE, uniqueid="u1"))
+    cdr = till.cdr()
+    assert (cdr.talk_ms, cdr.ended_ms) == (talk_ms, T0 + 2_000 + talk_ms)
+    assert cdr.amount_micros == (400_000 if talk_ms else 200_000)
 
 
 # --- who hung up -----------------------------------------------------------------------------------------------------
