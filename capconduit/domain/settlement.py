@@ -51,7 +51,7 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
     call = books.call_of(key)
     if call is None:
         return _settled_before(report, books, now_ms, ids)
-    outcome = outcome_of(report, call, now_ms)
+    outcome = outcome_of(report, call, books.attempts[call.id][call.attempt], now_ms)
     attempt = _last_attempt(report, books.attempts[call.id][call.attempt], outcome)
     price = charge(call_tariff(call), talk_within_funding(outcome, call)) if outcome.answered else Charge(False, 0, 0)
     hold, account = books.holds[call.id], books.account(call.seller_id)
@@ -77,14 +77,17 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
     return SettleAnswer(call_id=call.id, first=True), changes
 
 
-def outcome_of(report: SettleReport, call: Call, now_ms: int) -> Outcome:
+def outcome_of(report: SettleReport, call: Call, attempt: Attempt, now_ms: int) -> Outcome:
     """What happened, by the best witness: AMI's times of the target's leg, else the caller channel's answered time.
 
     Where nobody saw the end, the channel's answered time bounds the talk: the report may have waited for long. Where
-    the clock was set back meanwhile, it is the talk.
+    the clock was set back meanwhile, it is the talk. An attempt that was told as failed stays so: an answer that is told
+    after it is of a Dial that is none of ours, in the operator's own context for rejects.
     """
     told_ms = report.leg.ended_ms or report.ended_ms
     ended_ms = told_ms or now_ms
+    if attempt.ended_ms is not None:
+        return Outcome(False, None, ended_ms, 0, attempt.dialstatus or report.dialstatus)
     answered_ms = report.leg.answered_ms or call.answered_ms
     if answered_ms is not None:
         if report.dialstatus is DialStatus.ANSWER and report.answered_for_ms:
@@ -237,7 +240,7 @@ def _cdr(
     amount: int,
     balance_after: int,
 ) -> Cdr:
-    cause = _final_cause(report, outcome)
+    cause = _final_cause(report, outcome) if last.hangup_cause is None else last.hangup_cause
     rejected = "" if outcome.answered else (report.reject or call.reject_reason)
     cancelled = outcome.dialstatus is DialStatus.CANCEL
     rings = [a.rang_ms or a.started_ms for a in (books.attempts[call.id] | {last.number: last}).values()]

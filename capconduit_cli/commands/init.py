@@ -235,7 +235,7 @@ def write_new(path: Path, text: str, mode: int) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.link(name, path)
     except FileExistsError:
         raise Refused("file-exists", f"{path} was written meanwhile by somebody else", "run it again") from None
     finally:
