@@ -56,7 +56,7 @@ def next_attempt(
     campaign = estate.campaigns.get(call.campaign_id)
     if report.attempt != call.attempt or call.reject_reason:
         return _again(call, books, campaign, report), Changes()
-    if report.dialstatus is DialStatus.ANSWER or call.answered_ms is not None:
+    if report.dialstatus is DialStatus.ANSWER or call.state is CallState.UP:
         return all_failed(call.id, report.hangup_cause or CAUSE_NORMAL), Changes()
     ended_attempt, changes = _end_attempt(report, call, books, estate, now_ms, ids)
     settings = estate.settings(call.tenant_id)

@@ -28,8 +28,9 @@ def call_tariff(call: Call) -> Tariff:
 def answered(
     report: AnswerReport, estate: Estate, books: Books, now_ms: int, ids: Ids
 ) -> tuple[AnsweredAnswer | None, Changes]:
-    """The target answered: call, attempt and places are up. None: no such live call. Told twice, nothing changes.
+    """The target answered: call, attempt and places are up. Told twice, nothing changes.
 
+    None: no such live call, or its last attempt has failed, so that what was answered is no Dial of ours.
     Where nobody saw the instant (AMI was away), the call is up with its answer unknown: the talk time will be the
     channel's own, and until then its funding is counted from the beginning of the Dial, so never too generously.
     """
@@ -37,6 +38,8 @@ def answered(
     if call is None:
         return None, Changes()
     attempt = books.attempts[call.id][call.attempt]
+    if attempt.ended_ms is not None:
+        return None, Changes()
     if call.state is CallState.UP:
         return _meter(call, attempt, estate), Changes()
     at_ms = report.leg.answered_ms

@@ -14,6 +14,7 @@ from capconduit.domain.model import Attempt, Call, Cdr, Event, LedgerEntry, Plac
 from capconduit.domain.rating import Charge, charge
 from capconduit.vocab import (
     CAUSE_NORMAL,
+    CallState,
     CapMetric,
     DialStatus,
     EventKind,
@@ -45,12 +46,15 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
     """Post the price, void the rest of the hold, turn places into used or free, write the CDR: all or nothing.
 
     A call that is settled already stays as it is. A call that nobody knows gets a tombstone, so that its route, should
-    it come later, takes nothing.
+    it come later, takes nothing. An admission is given back (`engine_timeout`) only as long as nobody has heard of a
+    Dial: a call that has answered or failed over was told of its admission after all.
     """
     key = (report.node, report.uniqueid)
     call = books.call_of(key)
     if call is None:
         return _settled_before(report, books, now_ms, ids)
+    if report.reject is RejectCode.ENGINE_TIMEOUT and _has_dialled(call, books):
+        return SettleAnswer(call_id=call.id, first=False), Changes()
     outcome = outcome_of(report, call, books.attempts[call.id][call.attempt], now_ms)
     attempt = _last_attempt(report, books.attempts[call.id][call.attempt], outcome)
     price = charge(call_tariff(call), talk_within_funding(outcome, call)) if outcome.answered else Charge(False, 0, 0)
@@ -75,6 +79,10 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
             )
         )  # fmt: skip
     return SettleAnswer(call_id=call.id, first=True), changes
+
+
+def _has_dialled(call: Call, books: Books) -> bool:
+    return call.state is CallState.UP or call.attempt > 1 or books.attempts[call.id][1].ended_ms is not None
 
 
 def outcome_of(report: SettleReport, call: Call, attempt: Attempt, now_ms: int) -> Outcome:
@@ -193,7 +201,7 @@ def _final_cause(report: SettleReport, outcome: Outcome) -> int:
 def _settled_places(
     call: Call, books: Books, estate: Estate, outcome: Outcome, price: Charge, report: SettleReport
 ) -> list[Place]:
-    dialled = outcome.answered or report.reject is not RejectCode.ENGINE_TIMEOUT
+    dialled = report.reject is not RejectCode.ENGINE_TIMEOUT
 
     def counted(place: Place) -> int:
         zoned = estate.caps.get(place.cap_id)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from capconduit.config import load_config
-from capconduit.errors import ExitCode
+from capconduit.errors import ExitCode, Refused
+from capconduit_cli.app import CliState
+from capconduit_cli.commands.init import Plan, carry_out, make_plan, write_new
 from tests.cli.estate import contents, database, done
 from tests.cli.runner import Result, clean_environment, run
 
@@ -37,6 +40,7 @@ def test_init_writes_a_config_that_loads_a_secret_and_a_database(home: Path) -> 
     assert config.ami.secret == f"file:{secret}"
     assert len(secret.read_text("ascii").strip()) >= 24
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert stat.S_IMODE(config_file(home).stat().st_mode) == 0o644
     assert stat.S_IMODE(secret.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(database(home).stat().st_mode) == 0o600
     assert [row[1] for row in contents(home)["tenant"]] == ["default"]
@@ -89,6 +93,28 @@ def test_a_secret_that_is_there_is_kept(home: Path) -> None:
     secret.write_text("kept\n", "ascii")
     assert init(home, "--yes").code == ExitCode.DONE
     assert secret.read_text("ascii") == "kept\n"
+
+
+def test_a_file_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
+    place = tmp_path / "config.toml"
+    place.write_text("mine\n", "utf-8")
+    with pytest.raises(Refused, match="meanwhile"):
+        write_new(place, "theirs\n", 0o644)
+    assert place.read_text("utf-8") == "mine\n"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_password_in_the_database_url_makes_the_config_private(home: Path) -> None:
+    plan = make_plan(CliState(config_file(home)), clean_environment(home), None, None)
+    url = "postgresql://capconduit:secret@127.0.0.1/x"  # never asked: only what is written about it
+    carry_out(replace(plan, database_url=url, migrations=[], needs_tenant=False))
+    assert stat.S_IMODE(config_file(home).stat().st_mode) == 0o600
+    assert "postgresql://capconduit:***@" in " ".join(plan_of(plan, url))
+
+
+def plan_of(plan: Plan, url: str) -> list[str]:
+    """What a person is told of a plan with another database."""
+    return replace(plan, database_url=url).steps()
 
 
 def test_without_a_terminal_and_without_yes_nothing_is_written(home: Path) -> None:

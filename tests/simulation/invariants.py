@@ -15,12 +15,36 @@ from zoneinfo import ZoneInfo
 
 from capconduit.domain import model
 from capconduit.domain.calls import DialAnswer
-from capconduit.domain.model import Account, Attempt, Call, Cap, Cdr, Counter, Hold, LedgerEntry, Place
+from capconduit.domain.model import (
+    Account,
+    Attempt,
+    Call,
+    Campaign,
+    Cap,
+    Cdr,
+    Counter,
+    Did,
+    Hold,
+    LedgerEntry,
+    Place,
+    Seller,
+    Target,
+)
 from capconduit.domain.settlement import CUT_TOLERANCE_MS
 from capconduit.services.engine import Command
 from capconduit.store.rows import mapping
 from capconduit.store.sqlstore import SqlStore, SqlTransaction
-from capconduit.vocab import CapMetric, CapScope, HoldState, LedgerKind, PlaceState, WindowKind
+from capconduit.vocab import (
+    CampaignStatus,
+    CapMetric,
+    CapScope,
+    DidStatus,
+    HoldState,
+    LedgerKind,
+    PlaceState,
+    Status,
+    WindowKind,
+)
 from tests.unit.estate_builder import EstateBuilder
 
 KINDS = [k for k in vars(model).values() if isinstance(k, type) and k.__module__ == model.__name__ and k is not model.Entity]
@@ -55,6 +79,7 @@ class Invariants:
         self._from_the_start = {c.id for c in builder.caps}
         self._counts: dict[Key, int] = {}
         self._by_operator = False
+        self._dialled: set[tuple[str, int]] = set()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -72,8 +97,9 @@ class Invariants:
         self._by_operator = True
 
     def answered(self, command: Command, answer: DialAnswer) -> None:
-        """An answer to dial must be covered by an open hold of the same call."""
+        """An answer to dial must be covered by an open hold, and be allowed by the estate as it stands."""
         with self._store.transaction(write=False) as tx:
+            self._allowed(tx, answer)
             holds = [h for h in self._all(tx, Hold) if h.call_id == answer.call_id]
             calls = [c for c in self._all(tx, Call) if c.id == answer.call_id]
         if not calls:
@@ -82,6 +108,19 @@ class Invariants:
         assert holds[0].state is HoldState.OPEN
         assert price(calls[0], calls[0].funded_s) <= holds[0].amount_micros, "funded beyond its hold"
         assert answer.funded_s <= calls[0].funded_s  # extended in the same batch, never less
+
+    def _allowed(self, tx: SqlTransaction, answer: DialAnswer) -> None:
+        """A Dial that is told for the first time goes to an open target, in a campaign and on a DID that take calls."""
+        if (answer.call_id, answer.attempt) in self._dialled:
+            return
+        self._dialled.add((answer.call_id, answer.attempt))
+        for call in (c for c in self._all(tx, Call) if c.id == answer.call_id):
+            if answer.attempt == 1:
+                assert {s.status for s in self._all(tx, Seller) if s.id == call.seller_id} == {Status.ACTIVE}
+                assert {d.status for d in self._all(tx, Did) if d.id == call.did_id} == {DidStatus.ASSIGNED}
+                campaigns = {c.status for c in self._all(tx, Campaign) if c.id == call.campaign_id}
+                assert campaigns == {CampaignStatus.ACTIVE}, "a paused campaign took a call"
+            assert {t.enabled for t in self._all(tx, Target) if t.name == answer.target} == {True}, "a closed target"
 
     # --- checking -----------------------------------------------------------------------------------------------------
 

@@ -127,12 +127,12 @@ class World:
                 rng.choice(["rate0", "rate1"]),
                 strategy=rng.choice(list(Strategy)),
                 billable_threshold_ms=rng.choice([0, 0, 30_000]),
-                max_attempts=rng.choice([1, 2, 5]),
+                max_attempts=rng.choice([1, 3, 5, 5]),
                 ring_budget_ms=rng.choice([10_000, 90_000]),
                 max_duration_ms=rng.choice([60_000, 90_000, 4 * HOUR_MS]),
             )
             b.did(f"+1800555010{i}", name, trunk="carrier")
-            for target in rng.sample(["buyer1", "buyer2", "buyer3"], rng.randrange(1, 4)):
+            for target in rng.sample(["buyer1", "buyer2", "buyer3"], rng.choice([1, 2, 3, 3])):
                 b.rule(name, target, priority=rng.randrange(3), weight=rng.randrange(3))
         for scope, name in rng.sample(self._scopes(b), rng.randrange(1, 8)):
             limit = self._limit()
@@ -236,7 +236,7 @@ class World:
             return
         channel = self.rng.choice(alive)
         choice = self.rng.random()
-        if channel.dialing and channel.answered_ms is None and choice < 0.3:
+        if channel.dialing and channel.answered_ms is None and choice < 0.4:
             self._dial_fails(channel)
         elif channel.dialing and channel.answered_ms is None and choice < 0.7:
             channel.answered_ms = self.clock.now_ms() - self.rng.choice([0, 20, 5_000])
@@ -251,8 +251,8 @@ class World:
             self.hang_up(channel)
 
     def _dial_fails(self, channel: Channel) -> None:
-        status = self.rng.choice([*sorted(FAILOVER_STATUSES), DialStatus.CANCEL, None])
-        wrong = self.rng.choice([0, 0, 0, 0, 1, -1])
+        status = self.rng.choice([*sorted(FAILOVER_STATUSES), *sorted(FAILOVER_STATUSES), DialStatus.CANCEL, None])
+        wrong = self.rng.choice([0] * 8 + [1, -1])
         self.say(f"{channel.uniqueid} attempt {channel.attempt}: {status}")
         channel.dialing = False
         self.tell(
@@ -280,7 +280,6 @@ class World:
             answered_for_ms=talk_ms,
             hangup_cause=self.rng.choice([0, 16, 17, 127]),
             leg=leg,
-            reject=RejectCode.ENGINE_TIMEOUT if not answered and self.rng.random() < 0.05 else None,
         )
         channel.settlement = report
         self.say(f"{channel.uniqueid} ends, talk {talk_ms}")
@@ -329,6 +328,13 @@ class World:
         channel = self.channels[command.uniqueid]
         if isinstance(answer, DialAnswer):
             self.invariants.answered(command, answer)
+            if self.rng.random() < 0.04:
+                self.say(f"{channel.uniqueid}: the answer seems not to have arrived")
+                self.tell(
+                    SettleReport(
+                        node=channel.node, uniqueid=channel.uniqueid, reject=RejectCode.ENGINE_TIMEOUT, witness="late"
+                    )
+                )
             if channel.alive and channel.answered_ms is None:
                 channel.attempt, channel.dialing = answer.attempt, True
         elif isinstance(answer, RejectAnswer) and channel.alive and channel.answered_ms is None:

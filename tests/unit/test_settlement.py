@@ -322,6 +322,43 @@ def test_a_call_whose_targets_all_failed_is_recorded_as_such() -> None:
     assert till.account().held_micros == 0
 
 
+@pytest.mark.parametrize("told_by_ami", [False, True])
+def test_an_answer_after_all_targets_failed_is_not_the_seller_s_to_pay(told_by_ami: bool) -> None:
+    """The operator's own context for rejects may dial a voice box: DIALSTATUS and AMI then tell of that Dial."""
+    builder = small_estate()
+    cap = builder.cap(CapScope.TARGET, "buyer1", CapMetric.BILLABLE, 5, WindowKind.DAY)
+    till = admitted(builder)
+    till.ask(attempt_of())
+    till.clock.pass_ms(60_000)
+    leg = LegTimes(answered_ms=T0 + 5_000, ended_ms=T0 + 60_000) if told_by_ami else LegTimes()
+    if told_by_ami:
+        assert till.ask(answer_of(answered_ms=T0 + 5_000)) is None
+        assert till.call().answered_ms is None  # type: ignore[union-attr]  # it lives
+    till.ask(settle_of(talk_ms=55_000, hangup_cause=16, leg=leg))
+    cdr = till.cdr()
+    assert (cdr.answered_ms, cdr.talk_ms, cdr.amount_micros, cdr.billable) == (None, 0, 0, False)
+    assert (cdr.dialstatus, cdr.hangup_cause, cdr.reject_code) == ("BUSY", 17, "targets_all_failed")
+    assert till.count(cap) == (0, 0)
+    assert till.account().balance_micros == 100 * DOLLAR
+
+
+GIVEN_BACK = SettleReport(node=NODE, uniqueid="u1", reject=RejectCode.ENGINE_TIMEOUT, witness="undelivered")
+
+
+@pytest.mark.parametrize("sign", [answer_of(answered_ms=T0 + 1_000), answer_of(), attempt_of()], ids=["up", "seen", "failed"])
+def test_a_call_that_was_dialled_after_all_is_not_given_back(sign: Any) -> None:
+    till = admitted()
+    till.ask(sign)
+    held = till.account().held_micros
+    answer = till.ask(GIVEN_BACK)
+    assert (answer.first, till.account().held_micros) == (False, held)
+    assert till.call() is not None
+    till.clock.pass_ms(40_000)
+    till.ask(settle_of(talk_ms=30_000))
+    assert till.account().held_micros == 0
+    assert (till.cdr().amount_micros > 0) is (till.cdr().reject_code == "")
+
+
 def test_after_the_end_nothing_of_the_call_can_be_changed() -> None:
     till = admitted()
     till.ask(settle_of(talk_ms=5_000))
