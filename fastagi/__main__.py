@@ -16,7 +16,7 @@ from capconduit.clock import SystemClock
 from capconduit.config import Config, load_config
 from capconduit.errors import CapConduitError, ExitCode
 from capconduit.services.stores import check_schema, open_store
-from fastagi.daemon import Daemon
+from fastagi.daemon import Daemon, DaemonFailed
 from fastagi.logs import set_up_logging
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ def _run(config: Config) -> int:
         check_schema(store)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(Daemon(config, store, SystemClock())))
+    except DaemonFailed:
+        return ExitCode.BUG
     finally:
         store.close()
     return ExitCode.DONE

@@ -32,7 +32,20 @@ from fastagi.systemd import notify, watchdog_interval_s
 log = logging.getLogger(__name__)
 
 ENGINE_STOP_S: Final = 10.0
-HEARTBEAT_S: Final = 10.0
+HEARTBEAT_S: Final = 3.0
+SUSPECT_MS: Final = 7_000  # a node that was up so short a time ago may have another daemon: two heartbeats tell
+LAST_WORD_S: Final = 5.0  # for the node's row at the end
+
+
+class DaemonFailed(Exception):
+    """A part of the daemon ended by itself; it was logged, and everything was stopped in order."""
+
+
+async def _watchdog(interval_s: float) -> None:
+    """Tell systemd that the loop turns; apart from everything that may wait for a database."""
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)
 
 
 class Daemon:
@@ -50,10 +63,13 @@ class Daemon:
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._draining = False
+        self._failed = False
+        self._has_double = False
+        self._alone_from_s = 0.0
         self.agi_port = 0
 
     async def run(self) -> None:
-        """Start, serve until told to stop, drain. Raises CapConduitError where it cannot start."""
+        """Start, serve until told to stop, drain. Raises CapConduitError where it cannot start, DaemonFailed."""
         await self._start()
         notify("READY=1")
         log.info("ready: FastAGI on %s, node %s, boot %s", self._listening(), self.node, self.boot_id)
@@ -61,6 +77,8 @@ class Daemon:
             await self._stop.wait()
         finally:
             await self._end()
+        if self._failed:
+            raise DaemonFailed
 
     def stop(self) -> None:
         """Drain and end; safe twice."""
@@ -68,13 +86,15 @@ class Daemon:
         self._stop.set()
 
     async def _start(self) -> None:
-        known = await self._housekeeping.known_node(self.node)
+        known = await self._look_at_nodes()
         self._engine.start()
         asker = Asker(self._engine)
         self._ami = self._make_link(known)
         self._meter = Meter(asker, self._ami, self.node, self._clock.now_ms)
         handlers = {
-            "route": RouteHandler(asker, self._meter, self.node, self.boot_id, self._clock.now_ms).endpoint(),
+            "route": RouteHandler(
+                asker, self._meter, self.node, self.boot_id, self._clock, self._config.fastagi.deadline_ms
+            ).endpoint(),
             "attempt": AttemptHandler(asker, self._meter, self.node).endpoint(),
             "settle": SettleHandler(asker, self._meter, self.node).endpoint(),
         }
@@ -83,14 +103,37 @@ class Daemon:
         for call in await self._housekeeping.node_calls(self.node):
             self._meter.adopt(call)
         await self._listen()
+        self._reconciler = Reconciler(
+            asker, self._ami, self._meter, self._housekeeping, self.node, self._clock.now_ms, self._is_alone
+        )
         if self._ami is not None:
-            self._reconciler = Reconciler(asker, self._ami, self._meter, self._housekeeping, self.node)
             self._ami.start()
             self._spawn(self._consume(self._ami), "ami-events")
-            self._spawn(self._reconciler.run(), "reconciler")
+        self._spawn(self._reconciler.run(), "reconciler")
         self._control = ControlServer(Path(self._config.control.socket), self.status, self.stop)
         await self._control.start()
         self._spawn(self._heartbeat(), "heartbeat")
+        if (interval_s := watchdog_interval_s()) is not None:
+            self._spawn(_watchdog(interval_s), "watchdog")
+
+    async def _look_at_nodes(self) -> Node | None:
+        """This node as it was last seen. One that was up a moment ago may still be: then we wait and see."""
+        nodes = {node.name: node for node in await self._housekeeping.nodes()}
+        for node in nodes.values():
+            if node.name != self.node and node.state == "up" and await self._housekeeping.node_calls(node.name):
+                log.info("node %s has live calls; its own daemon looks after them", node.name)
+            elif node.name != self.node and await self._housekeeping.node_calls(node.name):
+                log.warning("node %s is down and has live calls: nobody looks after them", node.name)
+        mine = nodes.get(self.node)
+        if mine is not None and mine.state == "up" and self._started_ms - mine.seen_ms < SUSPECT_MS:
+            loop = asyncio.get_running_loop()
+            self._alone_from_s = loop.time() + SUSPECT_MS / MS_PER_SECOND
+            loop.call_at(self._alone_from_s + 0.1, lambda: self._reconciler.wake())
+        return mine
+
+    def _is_alone(self) -> bool:
+        """Whether no other daemon goes by this node's name."""
+        return not self._has_double and asyncio.get_running_loop().time() >= self._alone_from_s
 
     def _make_link(self, known: Node | None) -> AmiLink | None:
         ami = self._config.ami
@@ -124,12 +167,19 @@ class Daemon:
             self._reconciler.on_event(event)
 
     async def _heartbeat(self) -> None:
-        """The node's row, and systemd's watchdog, as long as the loop turns."""
-        watchdog_s = watchdog_interval_s()
+        """The node's row, and whether somebody else writes it, too."""
+        first = True
         while True:
+            try:
+                mine = next((n for n in await self._housekeeping.nodes() if n.name == self.node), None)
+                self._has_double = not first and mine is not None and mine.boot_id != self.boot_id
+                if self._has_double:
+                    log.critical("another daemon runs as node %s: give each its own node.name", self.node)
+            except CapConduitError as error:
+                log.warning("heartbeat: %s", error)
             await self._write_node("up")
-            notify("WATCHDOG=1")
-            await asyncio.sleep(min(HEARTBEAT_S, watchdog_s or HEARTBEAT_S))
+            first = False
+            await asyncio.sleep(HEARTBEAT_S)
 
     async def _write_node(self, state: str) -> None:
         node = Node(
@@ -154,6 +204,7 @@ class Daemon:
         """A part of the daemon ended by itself: a bug. Stop, so that the supervisor starts us whole again."""
         if not task.cancelled() and task.exception() is not None:
             log.critical("%s failed", task.get_name(), exc_info=task.exception())
+            self._failed = True
             self.stop()
 
     async def _end(self) -> None:
@@ -175,7 +226,10 @@ class Daemon:
         stopped = await asyncio.get_running_loop().run_in_executor(None, self._engine.stop, ENGINE_STOP_S)
         if not stopped:
             log.error("the engine did not end within %s s", ENGINE_STOP_S)
-        await self._write_node("down")
+        try:
+            await asyncio.wait_for(self._write_node("down"), LAST_WORD_S)
+        except TimeoutError:
+            log.warning("the database did not take the node's last word within %s s", LAST_WORD_S)
         self._housekeeping.close()
         log.info("stopped")
 
@@ -189,6 +243,10 @@ class Daemon:
             reasons.append("draining")
         if self._ami is not None and not self._ami.up:
             reasons.append("ami down")
+        if self._engine.failing:
+            reasons.append("database down")
+        if self._has_double:
+            reasons.append("another daemon runs as this node")
         counters = self._agi.counters
         started_ms = self._ami.asterisk_started_ms if self._ami else None
         return {

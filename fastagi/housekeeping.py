@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from capconduit.domain.model import Call, Node
-from capconduit.store.store import Store
+from capconduit.store.store import Store, Transaction
 
 Answer = TypeVar("Answer")
 
@@ -22,27 +22,31 @@ class Housekeeping:
 
     async def node_calls(self, node: str) -> Sequence[Call]:
         """The live calls of a node."""
-        return await self._run(lambda: self._read_calls(node))
+        return await self._run(lambda: self._read(lambda tx: tx.node_calls(node)))
+
+    async def call_node(self, call_id: str) -> str | None:
+        """The node of a call, alive or settled; None where nobody knows it."""
+        return await self._run(lambda: self._read(lambda tx: tx.call_node(call_id)))
+
+    async def hold_ends(self, node: str) -> Mapping[str, int]:
+        """Until when the holds of a node's live calls pay for them, by call id (UTC ms)."""
+        return await self._run(lambda: self._read(lambda tx: tx.hold_ends(node)))
 
     async def heartbeat(self, node: Node) -> None:
         """Write the node's row."""
         await self._run(lambda: self._store.run(lambda tx: tx.put_node(node)))
 
-    async def known_node(self, name: str) -> Node | None:
-        """The node's row as it was last written."""
-        return await self._run(lambda: self._read_node(name))
+    async def nodes(self) -> Sequence[Node]:
+        """All daemons as they last wrote of themselves."""
+        return await self._run(lambda: self._read(lambda tx: tx.nodes()))
 
     def close(self) -> None:
-        """Wait for what runs."""
-        self._thread.shutdown(wait=True)
+        """Take no more work; what waits is dropped."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _read_calls(self, node: str) -> Sequence[Call]:
+    def _read(self, work: Callable[[Transaction], Answer]) -> Answer:
         with self._store.transaction(write=False) as tx:
-            return tx.node_calls(node)
-
-    def _read_node(self, name: str) -> Node | None:
-        with self._store.transaction(write=False) as tx:
-            return next((n for n in tx.nodes() if n.name == name), None)
+            return work(tx)
 
     async def _run(self, work: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -12,7 +12,7 @@ from capconduit.domain.dialing import dial_string
 from capconduit.domain.estate import Estate
 from capconduit.domain.model import Attempt, Call, Campaign, Cdr, Event, Hold, Place
 from capconduit.domain.rating import Funding
-from capconduit.domain.routing import Decision, caps_of_rule, counter_key, route
+from capconduit.domain.routing import Decision, caps_of_rule, counter_key, find_did, route
 from capconduit.domain.settings import Settings
 from capconduit.domain.strategies import Candidate
 from capconduit.domain.trace import dump_trace
@@ -61,6 +61,20 @@ def admit(request: RouteRequest, estate: Estate, books: Books, now_ms: int, ids:
     if decision.reject is not None or not decision.candidates:
         return _reject(request, decision, estate, call_id, now_ms, ids)
     return _open(request, decision, estate, books, call_id, now_ms, ids)
+
+
+def refuse_late(request: RouteRequest, estate: Estate, now_ms: int, ids: Ids) -> tuple[RejectAnswer, Changes]:
+    """The record of a call whose decision nobody waits for any more; nothing is decided and nothing taken."""
+    number, did, trunk = find_did(request, estate)
+    owner = did or trunk
+    decision = Decision(
+        tenant_id=owner.tenant_id if owner else estate.first_tenant_id(),
+        did_number=number,
+        caller_e164="",
+        did=did,
+        trunk=trunk,
+    )
+    return _reject(request, decision.refuse(RejectCode.ENGINE_TIMEOUT), estate, ids(), now_ms, ids)
 
 
 def reject_answer(call_id: str, code: RejectCode, reason: str, settings: Settings) -> RejectAnswer:
@@ -241,6 +255,7 @@ def _open(
         arrived_ms=request.arrived_ms or now_ms,
         decided_ms=now_ms,
         answered_ms=None,
+        seen_ms=now_ms,
         lease_until_ms=dial_lease_ms(settings, ring_s, now_ms),
         reject_reason="",
         trace=dump_trace(decision.checks),

@@ -9,7 +9,10 @@ from capconduit.vocab import DialStatus, RejectCode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteRequest:
-    """A call that arrived. Texts are as received, untrusted."""
+    """A call that arrived. Texts are as received, untrusted.
+
+    `until_mono_ms`: after this instant of our monotonic clock nobody waits for the decision any more.
+    """
 
     node: str
     boot_id: str
@@ -24,6 +27,7 @@ class RouteRequest:
     sip_call_id: str = ""
     channel: str = ""
     arrived_ms: int = 0
+    until_mono_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +47,15 @@ class AttemptReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegTimes:
-    """What AMI saw of the target's leg (UTC ms); None for what it did not see."""
+    """What AMI saw of the target's leg (UTC ms); None for what it did not see.
+
+    `clock_talk_ms`: from answer to end by our own monotonic clock, which no change of the wall clock moves.
+    """
 
     rang_ms: int | None = None
     answered_ms: int | None = None
     ended_ms: int | None = None
+    clock_talk_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

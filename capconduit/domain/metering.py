@@ -48,6 +48,7 @@ def answered(
         call,
         state=CallState.UP,
         answered_ms=at_ms,
+        seen_ms=now_ms,
         lease_until_ms=now_ms + settings.lease_up_s * MS_PER_SECOND,
     )
     expires_ms = _funded_from_ms(call, attempt) + call.funded_s * MS_PER_SECOND
@@ -99,7 +100,7 @@ def extend(
         call.funded_s + settings.funding_slice_s,
         ceiling_s,
     )
-    refreshed = replace(call, lease_until_ms=now_ms + settings.lease_up_s * MS_PER_SECOND)
+    refreshed = replace(call, seen_ms=now_ms, lease_until_ms=now_ms + settings.lease_up_s * MS_PER_SECOND)
     if funding is None or funding.funded_s <= call.funded_s:
         answer = ExtendAnswer(call_id=call.id, funded_s=call.funded_s, extended=False)
         return answer, Changes(calls=[refreshed])

@@ -229,6 +229,7 @@ class Call:
     arrived_ms: int
     decided_ms: int
     answered_ms: int | None
+    seen_ms: int
     lease_until_ms: int
     reject_reason: str
     trace: str

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from capconduit.domain.model import Call
 
+EXPIRY_GRACE_MS = 60_000
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -38,6 +40,11 @@ def of_dead_asterisk(calls: Sequence[Call], asterisk_started_ms: int) -> list[Ca
     return [call for call in calls if call.decided_ms < asterisk_started_ms]
 
 
-def last_known_ms(call: Call, last_event_ms: int | None) -> int:
-    """The last instant at which a call is known to have lived (UTC ms): an event of it, its answer, its decision."""
-    return max(last_event_ms or 0, call.answered_ms or 0, call.decided_ms)
+def last_known_ms(call: Call, seen_ms: int | None) -> int:
+    """The last instant at which a call is known to have lived (UTC ms): what was seen of it, kept or not."""
+    return max(seen_ms or 0, call.seen_ms, call.answered_ms or 0, call.decided_ms)
+
+
+def expired(calls: Sequence[Call], holds_until_ms: Mapping[str, int], now_ms: int) -> list[Call]:
+    """Calls whose funded time has passed for good, by call id: Asterisk's own limit has ended them."""
+    return [call for call in calls if holds_until_ms.get(call.id, now_ms) + EXPIRY_GRACE_MS < now_ms]

@@ -55,8 +55,11 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
         return _settled_before(report, books, now_ms, ids)
     if report.reject is RejectCode.ENGINE_TIMEOUT and _has_dialled(call, books):
         return SettleAnswer(call_id=call.id, first=False), Changes()
+    if _was_never_told(report, call, books):
+        report = replace(report, reject=RejectCode.ENGINE_TIMEOUT)
     outcome = outcome_of(report, call, books.attempts[call.id][call.attempt], now_ms)
-    attempt = _last_attempt(report, books.attempts[call.id][call.attempt], outcome)
+    number = _last_told(report, call, outcome)
+    attempt = _last_attempt(report, books.attempts[call.id][number], outcome)
     price = charge(call_tariff(call), talk_within_funding(outcome, call)) if outcome.answered else Charge(False, 0, 0)
     hold, account = books.holds[call.id], books.account(call.seller_id)
     amount = min(price.price_micros, hold.amount_micros + account.available_micros)
@@ -64,8 +67,8 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
     cdr = _cdr(report, call, attempt, books, estate, outcome, price, amount, balance_after)
     changes = Changes(
         ended=[call.id],
-        attempts=[attempt],
-        places=_settled_places(call, books, estate, outcome, price, report),
+        attempts=[attempt, *_untold(call, books, number, outcome)],
+        places=_settled_places(call, books, estate, outcome, price, report, number),
         holds=[replace(hold, state=HoldState.POSTED if amount else HoldState.VOID)],
         cdrs=[cdr],
         events=[_ended_event(cdr, now_ms, ids)],
@@ -85,11 +88,37 @@ def _has_dialled(call: Call, books: Books) -> bool:
     return call.state is CallState.UP or call.attempt > 1 or books.attempts[call.id][1].ended_ms is not None
 
 
+def _last_told(report: SettleReport, call: Call, outcome: Outcome) -> int:
+    """Number of the last attempt that the dialplan was told of: a later verdict may have come too late for it."""
+    return report.attempt if 0 < report.attempt < call.attempt and not outcome.answered else call.attempt
+
+
+def _untold(call: Call, books: Books, told: int, outcome: Outcome) -> list[Attempt]:
+    """Attempts that were taken and never dialled, ended."""
+    attempts = books.attempts[call.id].values()
+    return [replace(a, ended_ms=outcome.ended_ms) for a in attempts if a.number > told and a.ended_ms is None]
+
+
+def _was_never_told(report: SettleReport, call: Call, books: Books) -> bool:
+    """The dialplan ends a call without knowing of an attempt: our verdict came too late for it.
+
+    (A caller who left while we decided is another matter.)
+    """
+    return (
+        report.witness == "handler"
+        and report.reject is None
+        and report.attempt == 0
+        and report.dialstatus is None
+        and report.hangup_source != (report.channel or call.channel)
+        and not _has_dialled(call, books)
+    )
+
+
 def outcome_of(report: SettleReport, call: Call, attempt: Attempt, now_ms: int) -> Outcome:
     """What happened, by the best witness: AMI's times of the target's leg, else the caller channel's answered time.
 
     Where nobody saw the end, the channel's answered time bounds the talk: the report may have waited for long. Where
-    the clock was set back meanwhile, it is the talk. An attempt that was told as failed stays so: an answer that is told
+    the clock was set meanwhile, our own bounds it. An attempt that was told as failed stays so: an answer that is told
     after it is of a Dial that is none of ours, in the operator's own context for rejects.
     """
     told_ms = report.leg.ended_ms or report.ended_ms
@@ -98,18 +127,28 @@ def outcome_of(report: SettleReport, call: Call, attempt: Attempt, now_ms: int) 
         return Outcome(False, None, ended_ms, 0, attempt.dialstatus or report.dialstatus)
     answered_ms = report.leg.answered_ms or call.answered_ms
     if answered_ms is not None:
-        if report.dialstatus is DialStatus.ANSWER and report.answered_for_ms:
-            by_channel_ms = answered_ms + report.answered_for_ms
-            if ended_ms < answered_ms:
-                ended_ms = by_channel_ms
-            elif told_ms is None:
-                ended_ms = min(ended_ms, by_channel_ms)
-        ended_ms = max(ended_ms, answered_ms)
+        if told_ms is None and report.dialstatus is DialStatus.ANSWER and report.answered_for_ms:
+            ended_ms = min(ended_ms, answered_ms + report.answered_for_ms)
+        longest_ms = _longest_talk_ms(report)
+        if ended_ms < answered_ms:
+            ended_ms = answered_ms + (longest_ms or 0)
+        elif longest_ms is not None and ended_ms - answered_ms > longest_ms + TALK_TOLERANCE_MS:
+            ended_ms = answered_ms + longest_ms
         return Outcome(True, answered_ms, ended_ms, ended_ms - answered_ms, DialStatus.ANSWER)
     if report.dialstatus is DialStatus.ANSWER:
         talk_ms = max(report.answered_for_ms or 0, 0)
         return Outcome(True, ended_ms - talk_ms, ended_ms, talk_ms, DialStatus.ANSWER)
     return Outcome(False, None, ended_ms, 0, report.dialstatus)
+
+
+def _longest_talk_ms(report: SettleReport) -> int | None:
+    """More than this the target cannot have talked, whatever a wall clock that was set says: the time by our monotonic
+    clock, and the time that the caller's channel was up. None where neither is known."""
+    bounds = [report.leg.clock_talk_ms]
+    if report.dialstatus is DialStatus.ANSWER and report.answered_for_ms:
+        bounds.append(report.answered_for_ms)
+    known = [bound for bound in bounds if bound is not None]
+    return min(known) if known else None
 
 
 def talk_within_funding(outcome: Outcome, call: Call) -> int:
@@ -199,14 +238,14 @@ def _final_cause(report: SettleReport, outcome: Outcome) -> int:
 
 
 def _settled_places(
-    call: Call, books: Books, estate: Estate, outcome: Outcome, price: Charge, report: SettleReport
+    call: Call, books: Books, estate: Estate, outcome: Outcome, price: Charge, report: SettleReport, told: int
 ) -> list[Place]:
-    dialled = report.reject is not RejectCode.ENGINE_TIMEOUT
 
     def counted(place: Place) -> int:
         zoned = estate.caps.get(place.cap_id)
         if zoned is None:
             return 0
+        dialled = report.reject is not RejectCode.ENGINE_TIMEOUT and place.attempt <= told
         return counted_by(zoned.cap.metric, dialled=dialled, answered=outcome.answered, billable=price.billable)
 
     return release(books.open_places(call.id), "settled", counted)
@@ -251,8 +290,8 @@ def _cdr(
     cause = _final_cause(report, outcome) if last.hangup_cause is None else last.hangup_cause
     rejected = "" if outcome.answered else (report.reject or call.reject_reason)
     cancelled = outcome.dialstatus is DialStatus.CANCEL
-    rings = [a.rang_ms or a.started_ms for a in (books.attempts[call.id] | {last.number: last}).values()]
-    first_ring_ms = min(rings) if report.reject is None else None
+    attempts = books.attempts[call.id] | {last.number: last}
+    first_ring_ms = min((a.rang_ms for a in attempts.values() if a.rang_ms is not None), default=None)
     ring_end_ms = outcome.answered_ms or outcome.ended_ms
     seller, campaign = estate.sellers.get(call.seller_id), estate.campaigns.get(call.campaign_id)
     return Cdr(
@@ -280,7 +319,7 @@ def _cdr(
         target_id=last.target_id,
         target=last.target_name,
         strategy=call.strategy,
-        attempts=call.attempt,
+        attempts=last.number,
         arrived_ms=call.arrived_ms,
         decided_ms=call.decided_ms,
         first_ring_ms=first_ring_ms,

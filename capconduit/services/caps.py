@@ -279,7 +279,7 @@ def _count_what_was(desk: Desk, cap: Cap, begun_ms: int | None = None) -> None:
     start_ms = now_start_ms if begun_ms is None else min(begun_ms, now_start_ms)
     end_ms = window_end_ms(cap.window_kind, desk.now_ms, zoned.zone)
     places = [
-        replace(p, window_start_ms=now_start_ms) if since_ms >= start_ms else p
+        replace(p, window_start_ms=now_start_ms) if start_ms <= since_ms < now_start_ms else p
         for call in books.calls.values()
         for since_ms, p in _places_in(cap, zoned, call, books, desk)
     ]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from capconduit.clock import Clock
-from capconduit.domain.admission import admit
+from capconduit.domain.admission import admit, refuse_late
 from capconduit.domain.attempts import next_attempt
 from capconduit.domain.books import Books, CallKey, Changes, CounterKey
 from capconduit.domain.calls import AnswerReport, AttemptReport, ExtendRequest, RouteRequest, SettleReport
@@ -116,6 +116,7 @@ class Engine:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.estate: Estate | None = None
+        self.failing = False  # the last batch found no database
         self.batches = 0
         self.commands = 0
 
@@ -189,8 +190,9 @@ class Engine:
         """The answers of a batch. One that the database refuses is tried again command by command: a value that cannot
         be kept fails its own command only."""
         try:
-            return self._store.run(lambda tx: self.work([item.command for item in batch], tx))
+            answers = self._store.run(lambda tx: self.work([item.command for item in batch], tx))
         except DatabaseError as error:
+            self.failing = True
             return [error] * len(batch)
         except Exception as error:  # the engine must outlive whatever a batch meets: each caller is told
             if len(batch) == 1:
@@ -198,6 +200,14 @@ class Engine:
                 return [error]
             log.warning("a batch of %d failed, each command is tried alone: %s", len(batch), error)
             return [self._answers([item])[0] for item in batch]
+        self.failing = False
+        return answers
+
+    def _is_stale(self, command: RouteRequest, books: Books) -> bool:
+        """Nobody waits for it any more: it must not take a place or money that a fresh call could have."""
+        if command.until_mono_ms is None or books.call_of(key_of(command)) is not None:
+            return False
+        return self._stopping or self._clock.monotonic_ms() > command.until_mono_ms
 
     def work(self, commands: Sequence[Command], tx: Transaction) -> list[Any]:
         """Decide `commands` in one transaction. An answer may be an exception: a bug in one decision harms no other."""
@@ -217,8 +227,12 @@ class Engine:
         tx.lock_counters(keys, books)
         answers: list[Any] = []
         for command in commands:
+            answer: object
             try:
-                answer, changes = decide(command, estate, books, now_ms, self._clock.new_id)
+                if isinstance(command, RouteRequest) and self._is_stale(command, books):
+                    answer, changes = refuse_late(command, estate, now_ms, self._clock.new_id)
+                else:
+                    answer, changes = decide(command, estate, books, now_ms, self._clock.new_id)
             except Exception as error:  # decisions are pure: a failed one has changed nothing, the others stand
                 log.exception("deciding %s failed", type(command).__name__)
                 answers.append(error)

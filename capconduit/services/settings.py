@@ -10,6 +10,7 @@ from typing import Final
 from capconduit.domain.model import Setting
 from capconduit.domain.settings import Settings, setting_descriptions
 from capconduit.errors import NotFound, UsageError
+from capconduit.services.campaigns import MAX_ATTEMPTS
 from capconduit.services.caps import cap_zones, carry_over
 from capconduit.services.office import Desk, Office
 from capconduit.services.sellers import check_timezone
@@ -44,6 +45,7 @@ _CHECKS: Final[dict[str, Callable[[str], str]]] = {
     "balance_sip_code": _one_of("402", "403"),
 }
 _SECONDS: Final = (1, 86_400)
+_BOUNDS: Final = {"default_max_attempts": (1, MAX_ATTEMPTS)}
 
 
 def list_settings(office: Office) -> Sequence[SettingView]:
@@ -86,11 +88,10 @@ def _check_known(name: str) -> None:
 def _checked(name: str, kind: str, value: str) -> str:
     if name in _CHECKS:
         return _CHECKS[name](value)
-    if kind == "int" and not (value.isascii() and value.isdigit() and _SECONDS[0] <= int(value) <= _SECONDS[1]):
+    low, high = _BOUNDS.get(name, _SECONDS)
+    if kind == "int" and not (value.isascii() and value.isdigit() and low <= int(value) <= high):
         raise UsageError(
-            "setting-invalid",
-            f"{value!r} is no value of {name}",
-            f"give a whole number from {_SECONDS[0]} to {_SECONDS[1]}",
+            "setting-invalid", f"{value!r} is no value of {name}", f"give a whole number from {low} to {high}"
         )
     return value
 

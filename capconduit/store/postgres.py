@@ -26,6 +26,13 @@ CONNECT_TIMEOUT_S: Final = 3
 LOCK_TIMEOUT_MS: Final = 5_000
 MIGRATION_LOCK: Final = 0x0CA9C0D0  # advisory lock: one migration at a time
 PREPARE_AFTER: Final = 2
+# A server that has vanished without a word is given up after about ten seconds, not after TCP's quarter of an hour.
+KEEPALIVE: Final[dict[str, Any]] = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 8_000,
+}
 
 _NAMED = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 
@@ -215,6 +222,7 @@ class PostgresStore(SqlStore):
                 connect_timeout=CONNECT_TIMEOUT_S,
                 prepare_threshold=PREPARE_AFTER,
                 application_name="capconduit",
+                **KEEPALIVE,
                 options=f"{given.get('options') or ''} {options}".strip(),
             )
         with self._guard:

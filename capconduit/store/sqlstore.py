@@ -301,6 +301,22 @@ class SqlTransaction(Transaction):
     def node_calls(self, node: str) -> Sequence[Call]:
         return self._select(Call, "node = :node /* all tenants */ ORDER BY id", {"node": node})
 
+    def call_node(self, call_id: str) -> str | None:
+        rows = self._db.query(
+            "SELECT node FROM call WHERE id = :id /* all tenants */"
+            " UNION ALL SELECT node FROM cdr WHERE call_id = :id LIMIT 1",
+            {"id": call_id},
+        )
+        return str(rows[0][0]) if rows else None
+
+    def hold_ends(self, node: str) -> Mapping[str, int]:
+        rows = self._db.query(
+            "SELECT hold.call_id, hold.expires_ms FROM hold JOIN call ON call.id = hold.call_id /* all tenants */"
+            " WHERE call.node = :node AND hold.state = 'open'",
+            {"node": node},
+        )
+        return {row[0]: int(row[1]) for row in rows}
+
     # --- recounting ---------------------------------------------------------------------------------------------------
 
     def recount_cap(self, cap: Cap, start_ms: int, end_ms: int) -> int:

@@ -110,6 +110,14 @@ class Transaction(Protocol):
         """The live calls of one node, of all tenants."""
         ...
 
+    def call_node(self, call_id: str) -> str | None:
+        """The node of a call, alive or settled, of any tenant; None where nobody knows the call."""
+        ...
+
+    def hold_ends(self, node: str) -> Mapping[str, int]:
+        """Until when the open holds of a node's calls pay for them, by call id (UTC ms)."""
+        ...
+
     # --- recounting ---------------------------------------------------------------------------------------------------
 
     def recount_cap(self, cap: Cap, start_ms: int, end_ms: int) -> int:

@@ -285,6 +285,7 @@ class CallTable(SQLModel, table=True):
     arrived_ms: int = _big()
     decided_ms: int = _big()
     answered_ms: int | None = _big()
+    seen_ms: int = _big()
     lease_until_ms: int = _big()
     reject_reason: str = _text()
     trace: str = _text()
@@ -375,6 +376,7 @@ class CdrTable(SQLModel, table=True):
     __table_args__: ClassVar[Any] = (
         Index("cdr_channel", "node", "uniqueid"),
         Index("cdr_time", "tenant_id", "arrived_ms"),
+        Index("cdr_decided", "tenant_id", "decided_ms"),
     )
 
     call_id: str = _id()

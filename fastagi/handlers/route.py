@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from capconduit.clock import Clock
 from capconduit.domain.calls import DialAnswer, RouteAnswer, RouteRequest, SettleReport
 from capconduit.errors import DatabaseError
 from capconduit.services.engine import EngineBusy
@@ -32,12 +32,13 @@ UNDELIVERED_GRACE_S: Final = 5.0
 class RouteHandler:
     """Answers `route`."""
 
-    def __init__(self, asker: Asker, meter: Meter, node: str, boot_id: str, now_ms: Callable[[], int]) -> None:
+    def __init__(self, asker: Asker, meter: Meter, node: str, boot_id: str, clock: Clock, deadline_ms: int) -> None:
         self._asker = asker
         self._meter = meter
         self._node = node
         self._boot_id = boot_id
-        self._now_ms = now_ms
+        self._clock = clock
+        self._deadline_ms = deadline_ms
 
     def endpoint(self) -> Endpoint:
         """How the server runs it."""
@@ -56,6 +57,9 @@ class RouteHandler:
             self._meter.forget(command.uniqueid)
             log.error("database down: %s", error.message, extra={"uniqueid": command.uniqueid})
             return reject_without_decision(RejectCode.DATABASE_DOWN)
+        except BaseException:  # not ours to handle, only not to be watched any more
+            self._meter.forget(command.uniqueid)
+            raise
         log.info("route %s", _told(answer), extra={"uniqueid": command.uniqueid, "did": command.dnid})
         reply = route_reply(answer)
         if not isinstance(answer, DialAnswer):
@@ -67,13 +71,13 @@ class RouteHandler:
         """Asterisk did not take the verdict: the caller is gone, or the dialplan waited no longer for us.
 
         A caller who is gone is settled by the hangup handler. A dialplan that fell back tells us nothing more, so what
-        was taken is given back after a while, unless AMI has seen the call being dialled after all.
+        was taken is given back after a while, if AMI was there to see that the call was not dialled after all.
         """
         if not applied:
             asyncio.get_running_loop().call_later(UNDELIVERED_GRACE_S, self._give_back_undelivered, uniqueid)
 
     def _give_back_undelivered(self, uniqueid: str) -> None:
-        if self._meter.times(uniqueid).rang_ms is None:
+        if self._meter.knows_undialled(uniqueid):
             self._give_back(uniqueid, "undelivered")
 
     def command(self, request: AgiRequest) -> RouteRequest:
@@ -92,7 +96,8 @@ class RouteHandler:
             stir_verdict=argument(args, 7),
             sip_call_id=argument(args, 8),
             channel=clean(request.env.get("agi_channel", "")),
-            arrived_ms=self._now_ms(),
+            arrived_ms=self._clock.now_ms(),
+            until_mono_ms=self._clock.monotonic_ms() + self._deadline_ms,
         )
 
     def late(self, _request: AgiRequest) -> AgiReply:

@@ -1,4 +1,4 @@
-"""The promises, looked at from outside after every step: read from the tables, counted with other means than the code's.
+"""The promises, looked at from outside after every step: read from the tables, counted by other means than the code's.
 
 The recount does not use the windows' arithmetic: it compares local dates, hours and months by their names.
 """
@@ -47,7 +47,9 @@ from capconduit.vocab import (
 )
 from tests.unit.estate_builder import EstateBuilder
 
-KINDS = [k for k in vars(model).values() if isinstance(k, type) and k.__module__ == model.__name__ and k is not model.Entity]
+KINDS = [
+    k for k in vars(model).values() if isinstance(k, type) and k.__module__ == model.__name__ and k is not model.Entity
+]
 PER_ATTEMPT = (CapScope.TARGET, CapScope.RULE)
 Key = tuple[str, int]
 
@@ -200,11 +202,13 @@ class Invariants:
                 return self._system_zone
 
     def _recount(self, rows: dict[type, list[Any]]) -> None:
-        """Counters of caps that stood from the start, against calls and attempts counted one by one."""
-        standing = [c for c in rows[Cap] if c.id in self._from_the_start]
-        self._from_the_start &= {c.id for c in standing}
-        for cap in standing:
+        """Counters against calls and attempts counted one by one.
+
+        All windows of a cap that stood from the start; of one that was set later, the window it was set in.
+        """
+        for cap in rows[Cap]:
             zone = self._zone(cap)
+            only = None if cap.id in self._from_the_start else local_name(cap.window_kind, cap.created_ms, zone)
             used = Tally(local_name(cap.window_kind, at, zone) for at in settled_uses(cap, rows))
             live = Tally(local_name(cap.window_kind, at, zone) for at in live_uses(cap, rows))
             stands: dict[str, tuple[int, int]] = {}
@@ -213,7 +217,7 @@ class Invariants:
                     name = local_name(cap.window_kind, counter.window_start_ms, zone)
                     assert name not in stands, f"{cap.id}: two windows are one {cap.window_kind}, {name}"
                     stands[name] = (counter.used, counter.in_flight)
-            for name in used.keys() | live.keys() | stands.keys():
+            for name in used.keys() | live.keys() | stands.keys() if only is None else {only}:
                 counted = (used[name], live[name])
                 assert stands.get(name, (0, 0)) == counted, f"{cap.id} {name}: {stands.get(name)} against {counted}"
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -195,7 +196,7 @@ def commit_half(patch: pytest.MonkeyPatch) -> None:
 
 
 def set_caps_without_a_past(patch: pytest.MonkeyPatch) -> None:
-    """A cap that is set later does not see the calls that live; settling them takes no place of it away."""
+    """A cap that is set later does not see the calls that live."""
     patch.setattr(caps, "_places_in", lambda *args: [])
 
 
@@ -213,16 +214,24 @@ FAULTS: list[Patch] = [
     keep_a_failed_target_s_place,
     take_no_place_at_the_target,
     commit_half,
+    set_caps_without_a_past,
 ]
+
+
+def found(tmp_path: Path) -> AssertionError | None:
+    """What the first seed that fails says."""
+    for seed in range(1, FOUND_WITHIN + 1):
+        try:
+            simulate(seed, tmp_path / f"{seed}.sqlite")
+        except AssertionError as error:
+            return error
+    return None
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
 def test_a_fault_put_in_on_purpose_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Patch) -> None:
     fault(monkeypatch)
-    for seed in range(1, FOUND_WITHIN + 1):
-        try:
-            simulate(seed, tmp_path / f"{seed}.sqlite")
-        except AssertionError as error:
-            assert str(error).startswith(f"seed {seed}, step ")
-            return
-    pytest.fail(f"{fault.__doc__} was not found within {FOUND_WITHIN} seeds")
+    error = found(tmp_path)
+    assert error is not None, f"not found within {FOUND_WITHIN} seeds: {fault.__doc__}"
+    assert re.match(r"seed \d+, step \d+: ", str(error))
+    assert isinstance(error.__cause__, AssertionError), error  # a promise was broken, the code did not fall over

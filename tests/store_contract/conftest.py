@@ -53,7 +53,7 @@ class PostgresServer:
         return name
 
     def migrated_database(self) -> str:
-        """Name of a database with tables and nothing in them; swept and used again, as a new one takes half a second."""
+        """Name of a database with tables and nothing in them; swept and used again: a new one takes half a second."""
         if self._free:
             name = self._free.pop()
             tables = [row[0] for row in self.admin("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", name)]
@@ -74,9 +74,7 @@ class PostgresServer:
 
     def terminate(self, database: str) -> int:
         """End all connections to a database, as an administrator may at any time; how many there were."""
-        return len(
-            self.admin(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
-        )
+        return len(self.admin(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"))
 
     def crash(self) -> None:
         """Stop without a goodbye: what is not committed is lost, clients lose their connections."""

@@ -85,7 +85,7 @@ def capped(scope: CapScope, metric: CapMetric, limit: int, window: WindowKind = 
 def test_a_cap_of_any_scope_and_metric_lets_its_limit_ring_and_no_more(
     open_shop: Shop, scope: CapScope, metric: CapMetric
 ) -> None:
-    """Two places. A call below the threshold, one that is cancelled, one that is billable: each metric keeps its own."""
+    """A call that is cancelled, one below the threshold, one that is billable: each metric keeps its own."""
     builder = capped(scope, metric, 2)
     cap, till = builder.caps[0], open_shop(builder)
     till.dial(route_of("a"))
@@ -598,7 +598,14 @@ def test_money_and_places_of_a_call_outlive_the_removal_of_everything_it_used(op
     till.dial(route_of())
     with till.store.transaction(write=True) as tx:
         tx.estate_version(for_change=True)
-        for row in (*builder.dids, *builder.rules, *builder.caps, *builder.targets, *builder.campaigns, *builder.trunks):
+        for row in (
+            *builder.dids,
+            *builder.rules,
+            *builder.caps,
+            *builder.targets,
+            *builder.campaigns,
+            *builder.trunks,
+        ):
             tx.delete(row)
         tx.bump_estate()
     assert till.ask(settle_of(talk_ms=5_000)).first

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from capconduit.store import sqlstore
 from capconduit.store.open import open_store
 from capconduit.store.postgres import PostgresStore
 from capconduit.store.sqlite import SqliteStore
-from capconduit.store.sqlstore import RETRIES, RetryTransaction, SqlStore
+from capconduit.store.sqlstore import RETRIES, RetryTransaction, SqlStore, SqlTransaction
 from tests.store_contract.conftest import PostgresServer
 from tests.store_contract.test_books_written import dump
 from tests.unit.estate_builder import T0, TENANT, Till, route_of, settle_of, small_estate
@@ -96,23 +96,21 @@ def test_reading_writes_nothing(shop: Till) -> None:
     assert dump(shop.store) == before
 
 
-@pytest.mark.parametrize("verb", ["insert", "update", "delete", "bump", "node"])
+NODE = Node(name="n", boot_id="b", started_ms=0, seen_ms=0, asterisk_started_ms=None, state="up")
+WRITES: dict[str, Callable[[SqlTransaction, Seller], object]] = {
+    "insert": lambda tx, seller: tx.insert(seller),
+    "update": lambda tx, seller: tx.update(seller),
+    "delete": lambda tx, seller: tx.delete(seller),
+    "bump": lambda tx, _: tx.bump_estate(),
+    "node": lambda tx, _: tx.put_node(NODE),
+}
+
+
+@pytest.mark.parametrize("verb", WRITES)
 def test_a_reading_transaction_cannot_write(shop: Till, verb: str) -> None:
     before, seller = dump(shop.store), shop.rows(Seller)[0]
     with pytest.raises((AssertionError, DatabaseError)), shop.store.transaction(write=False) as tx:
-        match verb:
-            case "insert":
-                tx.insert(seller)
-            case "update":
-                tx.update(seller)
-            case "delete":
-                tx.delete(seller)
-            case "bump":
-                tx.bump_estate()
-            case _:
-                tx.put_node(
-                    Node(name="n", boot_id="b", started_ms=0, seen_ms=0, asterisk_started_ms=None, state="up")
-                )
+        WRITES[verb](tx, seller)
     assert dump(shop.store) == before
 
 
@@ -331,7 +329,7 @@ def test_after_a_crash_of_the_server_everything_committed_is_there(
 
 @pytest.mark.postgres
 def test_a_deadlock_is_resolved_by_running_one_again(postgres_url: str) -> None:
-    """Two transactions that lock two rows in opposite order: PostgreSQL aborts one (40P01), and its second try works."""
+    """Two lock two rows in opposite order: PostgreSQL aborts one (40P01), and its second try works."""
     builder = small_estate()
     builder.seller("second")
     till = Till(open_store(postgres_url), builder)

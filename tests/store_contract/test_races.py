@@ -28,7 +28,6 @@ from tests.store_contract.burst import fire, process
 from tests.store_contract.conftest import PostgresServer
 from tests.unit.estate_builder import (
     DOLLAR,
-    NODE,
     EstateBuilder,
     Till,
     answer_of,
@@ -160,7 +159,7 @@ def test_a_burst_of_processes_on_one_file_takes_exactly_the_cap(tmp_path: Path) 
 
 @pytest.mark.postgres
 def test_one_channel_told_to_several_daemons_is_one_call(postgres_url: str) -> None:
-    """Each process asks for the same few channels: every answer is the same call's, and one call is admitted of each."""
+    """Each process asks for the same channels: every answer is the same call's, and one call is admitted of each."""
     till = Till(open_store(postgres_url), capped())
     names = [f"same-{i // PROCESSES}" for i in range(40 * PROCESSES)]
     assert race_processes(postgres_url, names) == {"dial": len(names)}

@@ -183,7 +183,8 @@ def test_no_business_limit_is_answered_with_503() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ring_ms", "budget_ms", "ring_s"), [(20_000, 90_000, 20), (20_000, 7_500, 8), (1, 90_000, 1), (20_000, 0, 1), (1_500, 90_000, 2)]
+    ("ring_ms", "budget_ms", "ring_s"),
+    [(20_000, 90_000, 20), (20_000, 7_500, 8), (1, 90_000, 1), (20_000, 0, 1), (1_500, 90_000, 2)],
 )
 def test_a_target_rings_within_the_campaign_s_budget(ring_ms: int, budget_ms: int, ring_s: int) -> None:
     builder = small_estate()

@@ -40,7 +40,9 @@ def three_targets(**campaign: Any) -> EstateBuilder:
     return builder
 
 
-@pytest.mark.parametrize("status", [DialStatus.CHANUNAVAIL, DialStatus.CONGESTION, DialStatus.NOANSWER, DialStatus.BUSY])
+@pytest.mark.parametrize(
+    "status", [DialStatus.CHANUNAVAIL, DialStatus.CONGESTION, DialStatus.NOANSWER, DialStatus.BUSY]
+)
 def test_a_dial_that_failed_goes_on_to_the_next_target(status: DialStatus) -> None:
     till = PureTill(three_targets())
     first = till.ask(route_of())
@@ -55,7 +57,9 @@ def test_a_dial_that_failed_goes_on_to_the_next_target(status: DialStatus) -> No
     assert till.account().held_micros == 200_000  # until the settlement
 
 
-@pytest.mark.parametrize("status", [DialStatus.CANCEL, DialStatus.INVALIDARGS, DialStatus.DONTCALL, DialStatus.TORTURE, None])
+@pytest.mark.parametrize(
+    "status", [DialStatus.CANCEL, DialStatus.INVALIDARGS, DialStatus.DONTCALL, DialStatus.TORTURE, None]
+)
 def test_other_ends_of_a_dial_end_the_call(status: DialStatus | None) -> None:
     till = PureTill(three_targets())
     till.ask(route_of())

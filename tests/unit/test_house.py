@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ class Heard:
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
+def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
     listener = Heard()
     query, many = SqliteDialect.query, SqliteDialect.many
 
@@ -137,7 +137,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
 
     monkeypatch.setattr(SqliteDialect, "query", tell_query)
     monkeypatch.setattr(SqliteDialect, "many", tell_many)
-    yield listener
+    return listener
 
 
 def tables_of(sql: str) -> set[str]:

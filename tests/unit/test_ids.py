@@ -34,6 +34,8 @@ def test_different_randomness_gives_different_ids(now_ms: int, a: int, b: int) -
     assert (a == b) == (ulid(now_ms, a) == ulid(now_ms, b))
 
 
-@pytest.mark.parametrize("text", ["", "01ARYZ6S41", "01ARYZ6S41000000000000000U", "01aryz6s410000000000000000", "x" * 26])
+@pytest.mark.parametrize(
+    "text", ["", "01ARYZ6S41", "01ARYZ6S41000000000000000U", "01aryz6s410000000000000000", "x" * 26]
+)
 def test_what_is_no_ulid_is_told(text: str) -> None:
     assert not is_ulid(text)

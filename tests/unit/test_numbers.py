@@ -32,8 +32,11 @@ def test_numbers_become_e164_with_the_region_of_the_trunk(received: str, region:
 
 @pytest.mark.parametrize(
     "received",
-    ["", " ", "anonymous", "1001", "12345", "s", "*98", "asterisk", "+", "+0123456789", "+1234567890123456", "sip:bob@x", "1" * 300],
-)  # fmt: skip
+    [
+        *("", " ", "anonymous", "1001", "12345", "s", "*98", "asterisk", "+", "+0123456789"),
+        *("+1234567890123456", "sip:bob@x", "1" * 300, "999999999999"),
+    ],
+)
 def test_what_is_no_number_stays_none(received: str) -> None:
     assert to_e164(received, "US") is None
 
@@ -50,7 +53,9 @@ def test_an_unknown_region_leaves_complete_numbers_readable(region: str) -> None
     assert to_e164("18005550100", region) == "+18005550100"
 
 
-@pytest.mark.parametrize("received", ["", "  ", "anonymous", "Anonymous", "UNKNOWN", "Restricted", "private", "unavailable"])
+@pytest.mark.parametrize(
+    "received", ["", "  ", "anonymous", "Anonymous", "UNKNOWN", "Restricted", "private", "unavailable"]
+)
 def test_a_withheld_number_is_anonymous(received: str) -> None:
     assert is_anonymous(received)
 
@@ -67,7 +72,9 @@ def test_no_text_makes_it_fail_and_every_answer_is_e164(received: str, region: s
     assert number is None or (number.isascii() and number[0] == "+" and number[1:].isdigit() and 8 <= len(number) <= 16)
 
 
-@pytest.mark.parametrize("text", ["+1 800 555 0100", "+1-800-555-0100", "(800) 555-0100", "1.800.555.0100", "+1/800/5550100"])
+@pytest.mark.parametrize(
+    "text", ["+1 800 555 0100", "+1-800-555-0100", "(800) 555-0100", "1.800.555.0100", "+1/800/5550100"]
+)
 def test_people_write_numbers_in_their_own_way(text: str) -> None:
     assert parse_number(text, "US") == "+18005550100"
 

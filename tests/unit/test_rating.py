@@ -142,7 +142,9 @@ def slow_fund(t: Tariff, available: int, want_s: int, max_s: int) -> Funding | N
         return None
     while seconds < min(want_s, max_s) and slow_price(t, seconds + t.step_s) <= available:
         seconds += t.step_s
-    return Funding(hold_micros=slow_price(t, seconds), funded_s=max_s if not t.per_minute_micros else min(seconds, max_s))
+    return Funding(
+        hold_micros=slow_price(t, seconds), funded_s=max_s if not t.per_minute_micros else min(seconds, max_s)
+    )
 
 
 def test_funding_is_that_of_a_slow_reference_maximal_and_within_what_is_available() -> None:

@@ -31,7 +31,7 @@ DAY = WindowKind.DAY
 def decide(builder: EstateBuilder, now_ms: int = T0, **request: Any) -> Decision:
     books = Books(accounts={a.seller_id: a for a in builder.accounts})
     decision = route(route_of(**request), builder.estate(), books, now_ms, "seed")
-    assert not (books.dirty_accounts or books.dirty_counters or books.places or books.new_events)
+    assert [books.dirty_accounts, books.dirty_counters, books.places, books.new_events] == [set(), set(), {}, []]
     return decision
 
 
@@ -188,7 +188,10 @@ def test_money_for_exactly_the_first_increment_is_enough(balance: int, credit: i
 # --- caps ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("used", "in_flight", "rings"), [(99, 0, True), (98, 1, True), (99, 1, False), (100, 0, False), (0, 100, False), (150, 3, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("used", "in_flight", "rings"),
+    [(99, 0, True), (98, 1, True), (99, 1, False), (100, 0, False), (0, 100, False), (150, 3, False)],
+)
 def test_calls_in_flight_count_beside_those_that_ended(used: int, in_flight: int, rings: bool) -> None:
     builder = small_estate()
     cap = builder.cap(CapScope.CAMPAIGN, "solar", CapMetric.BILLABLE, 100, DAY)

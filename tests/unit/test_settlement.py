@@ -247,7 +247,9 @@ def test_who_hung_up_is_told(talk_ms: int | None, source: str, who: HungUpBy) ->
         (30_000, {CapMetric.ATTEMPTS, CapMetric.CONNECTED, CapMetric.BILLABLE}),
     ],
 )
-def test_a_place_stays_used_by_what_the_metric_counts(talk_ms: int | None, kept: set[CapMetric], scope: CapScope) -> None:
+def test_a_place_stays_used_by_what_the_metric_counts(
+    talk_ms: int | None, kept: set[CapMetric], scope: CapScope
+) -> None:
     builder = small_estate(billable_threshold_ms=30_000)
     scope_id = "solar" if scope is CapScope.CAMPAIGN else "buyer1"
     caps = {m: builder.cap(scope, scope_id, m, 5, WindowKind.DAY) for m in COUNTING}
@@ -345,7 +347,9 @@ def test_an_answer_after_all_targets_failed_is_not_the_seller_s_to_pay(told_by_a
 GIVEN_BACK = SettleReport(node=NODE, uniqueid="u1", reject=RejectCode.ENGINE_TIMEOUT, witness="undelivered")
 
 
-@pytest.mark.parametrize("sign", [answer_of(answered_ms=T0 + 1_000), answer_of(), attempt_of()], ids=["up", "seen", "failed"])
+@pytest.mark.parametrize(
+    "sign", [answer_of(answered_ms=T0 + 1_000), answer_of(), attempt_of()], ids=["up", "seen", "failed"]
+)
 def test_a_call_that_was_dialled_after_all_is_not_given_back(sign: Any) -> None:
     till = admitted()
     till.ask(sign)

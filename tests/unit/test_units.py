@@ -43,7 +43,23 @@ def test_money_is_read_exactly(text: str, micros: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "abc", "1,50", "1.2345678", "1e3", "1.", ".5", "--1", "1 2", "$5", "5 USDT", "1000000000000", "NaN", "0x10"],
+    [
+        "",
+        " ",
+        "abc",
+        "1,50",
+        "1.2345678",
+        "1e3",
+        "1.",
+        ".5",
+        "--1",
+        "1 2",
+        "$5",
+        "5 USDT",
+        "1000000000000",
+        "NaN",
+        "0x10",
+    ],
 )
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -87,8 +103,16 @@ def test_trimmed_money_keeps_two_places() -> None:
 
 @pytest.mark.parametrize(
     ("text", "duration_ms"),
-    [("90", 90_000), ("90s", 90_000), ("1m30s", 90_000), ("2h", 7_200_000), ("500ms", 500), ("1 h 5 m", 3_900_000), ("1d", 86_400_000)],
-)  # fmt: skip
+    [
+        ("90", 90_000),
+        ("90s", 90_000),
+        ("1m30s", 90_000),
+        ("2h", 7_200_000),
+        ("500ms", 500),
+        ("1 h 5 m", 3_900_000),
+        ("1d", 86_400_000),
+    ],
+)
 def test_durations_are_read(text: str, duration_ms: int) -> None:
     assert parse_duration_ms(text) == duration_ms
 

@@ -64,6 +64,7 @@ CREATE TABLE call (
   arrived_ms BIGINT NOT NULL,
   decided_ms BIGINT NOT NULL,
   answered_ms BIGINT,
+  seen_ms BIGINT NOT NULL,
   lease_until_ms BIGINT NOT NULL,
   reject_reason TEXT NOT NULL,
   trace TEXT NOT NULL,
@@ -128,6 +129,8 @@ CREATE TABLE cdr (
 );
 
 CREATE INDEX cdr_channel ON cdr (node, uniqueid);
+
+CREATE INDEX cdr_decided ON cdr (tenant_id, decided_ms);
 
 CREATE INDEX cdr_time ON cdr (tenant_id, arrived_ms);
 
