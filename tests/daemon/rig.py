@@ -52,6 +52,7 @@ class Rig:
         self.dir = directory
         self.with_ami = with_ami
         self.deadline_ms = deadline_ms
+        self.node = "rig"
         self.url = url or f"sqlite:///{directory}/rig.sqlite"
         self.store = open_store(self.url, create=True)
         prepare_database(self.store, SystemClock())
@@ -106,7 +107,7 @@ class Rig:
             f'[database]\nurl = "{self.url}"\n'
             f'[fastagi]\nlisten = "127.0.0.1:{self.port}"\ndeadline_ms = {self.deadline_ms}\n'
             f'[ami]\nhost = "{host}"\nport = {self.ami.port}\nsecret = "file:{secret}"\n'
-            f'[node]\nname = "rig"\n[control]\nsocket = "{self.dir}/c.sock"\n'
+            f'[node]\nname = "{self.node}"\n[control]\nsocket = "{self.dir}/c.sock"\n'
         )
         with (self.dir / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -1,12 +1,14 @@
 """Seeds of the simulation, and proof that it can fail: faults put in on purpose are each found.
 
-`SIM_SEEDS=n` runs n seeds, `SIM_FIRST=n` begins at another; a failure prints its seed, and the same seed replays it.
+`SIM_SEEDS=n` runs n seeds, `SIM_SECONDS=n` as many as that time allows, `SIM_FIRST=n` begins at another seed than 1. A
+failure prints its seed, and the same seed replays it.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,8 @@ from capconduit.vocab import PlaceState, WindowKind
 from tests.simulation.world import simulate
 
 FIRST = int(os.environ.get("SIM_FIRST", "1"))
-SEEDS = int(os.environ.get("SIM_SEEDS", "24"))
+SECONDS = int(os.environ.get("SIM_SECONDS", "0"))
+SEEDS = int(os.environ.get("SIM_SEEDS", str(10**9) if SECONDS else "24"))
 SHARDS = 4
 FOUND_WITHIN = 40  # seeds
 
@@ -31,7 +34,10 @@ FOUND_WITHIN = 40  # seeds
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_every_promise_holds_after_every_step(tmp_path: Path, shard: int) -> None:
+    until = time.monotonic() + SECONDS / SHARDS if SECONDS else float("inf")
     for seed in range(FIRST + shard, FIRST + SEEDS, SHARDS):
+        if time.monotonic() >= until:
+            break
         path = tmp_path / f"{seed}.sqlite"
         simulate(seed, path)
         path.unlink()
