@@ -339,6 +339,8 @@ class Call:
             self._legs.append(leg)
             self._world.appear(leg.channel, self)
             self._say("DialBegin", self._caller, *leg.channel.fields("Dest"), ("DialString", rest))
+            if not isinstance(behaviour, Busy | Congested):
+                self._say("DialState", self._caller, *leg.channel.fields("Dest"), ("DialStatus", "RINGING"))
             leg.channel.state = STATE_RINGING
         return failed or ([] if self._ringing() else [DialStatus.CHANUNAVAIL])
 

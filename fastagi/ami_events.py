@@ -1,6 +1,7 @@
 """AMI messages translated into typed, frozen events; pure: no socket, no clock, nothing raised.
 
-Fields and meanings: Asterisk main/manager_channels.c (Newchannel, DialBegin, DialEnd, HangupRequest, SoftHangupRequest,
+Fields and meanings: Asterisk main/manager_channels.c (Newchannel, DialBegin, DialState, DialEnd, HangupRequest,
+SoftHangupRequest,
 Hangup) and main/manager_bridges.c (BridgeEnter, BridgeLeave); compared with what Asterisk 22.10 sends. Messages are
 hostile text: what lacks a field that is needed, or is not one of ours, becomes None.
 """
@@ -18,6 +19,7 @@ from capconduit.vocab import DialStatus
 
 TIMESTAMP_CHARS: Final = 24  # 10 digits of seconds, a point, 6 of micros; longer is not a timestamp
 NUMBER_CHARS: Final = 9
+_RINGING: Final = frozenset({"RINGING", "PROGRESS"})  # of DialState: main/dial.c, apps/app_dial.c
 ZONE_STEP_MS: Final = 15 * 60 * MS_PER_SECOND  # every time zone is a multiple of a quarter of an hour from UTC
 
 
@@ -40,6 +42,15 @@ class DialBegan:
     dest_uniqueid: str
     dest_channel: str
     dial_string: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingingBegan:
+    """A dialled leg rings (SIP 180, or early media with 183). A target may answer without."""
+
+    uniqueid: str
+    dest_uniqueid: str
     at_ms: int
 
 
@@ -157,7 +168,14 @@ class ResyncNeeded:
 
 
 CallEvent: TypeAlias = (
-    NewChannel | DialBegan | DialEnded | LegJoinedBridge | LegLeftBridge | HangupRequested | ChannelHungUp
+    NewChannel
+    | DialBegan
+    | RingingBegan
+    | DialEnded
+    | LegJoinedBridge
+    | LegLeftBridge
+    | HangupRequested
+    | ChannelHungUp
 )
 LinkEvent: TypeAlias = LinkUp | LinkDown | ChannelList | ResyncNeeded
 AmiEvent: TypeAlias = CallEvent | LinkEvent
@@ -258,6 +276,13 @@ def _dial_began(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
     return DialBegan(uniqueid, linkedid, dest_uniqueid, dest_channel, dial_string, at_ms)
 
 
+def _dial_state(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
+    dest_uniqueid = message.get("DestUniqueid", "")
+    if not dest_uniqueid or message.get("DialStatus", "") not in _RINGING:
+        return None
+    return RingingBegan(message["Uniqueid"], dest_uniqueid, at_ms)
+
+
 def _dial_ended(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
     dest_uniqueid = message.get("DestUniqueid", "")
     if not dest_uniqueid:
@@ -291,6 +316,7 @@ def _leg(message: Mapping[str, str]) -> tuple[str, str, str]:
 _TRANSLATIONS: Final[Mapping[str, Callable[[Mapping[str, str], int], CallEvent | None]]] = {
     "Newchannel": _new_channel,
     "DialBegin": _dial_began,
+    "DialState": _dial_state,
     "DialEnd": _dial_ended,
     "BridgeEnter": _joined,
     "BridgeLeave": _left,

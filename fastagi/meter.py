@@ -30,6 +30,7 @@ from fastagi.ami_events import (
     LinkUp,
     LiveChannel,
     NewChannel,
+    RingingBegan,
 )
 from fastagi.ami_link import AmiLink
 from fastagi.asking import Asker
@@ -167,6 +168,8 @@ class Meter:
                 self._watched[event.uniqueid].channel = event.channel
             case DialBegan() if event.uniqueid in self._watched:
                 self._dial_began(self._watched[event.uniqueid], event)
+            case RingingBegan() if event.uniqueid in self._watched:
+                self._ringing(self._watched[event.uniqueid], event)
             case DialEnded() if event.uniqueid in self._watched:
                 self._dial_ended(self._watched[event.uniqueid], event)
             case LegLeftBridge() if event.uniqueid in self._callers:
@@ -220,6 +223,9 @@ class Meter:
 
     def _dial_began(self, watch: _Watch, event: DialBegan) -> None:
         self._link_leg(watch, event.dest_uniqueid)
+        watch.seen_ms = event.at_ms
+
+    def _ringing(self, watch: _Watch, event: RingingBegan) -> None:
         watch.seen_ms = event.at_ms
         if watch.leg.rang_ms is None:
             watch.leg = replace(watch.leg, rang_ms=event.at_ms)

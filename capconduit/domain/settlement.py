@@ -57,8 +57,8 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
         return SettleAnswer(call_id=call.id, first=False), Changes()
     if _was_never_told(report, call, books):
         report = replace(report, reject=RejectCode.ENGINE_TIMEOUT)
-    outcome = outcome_of(report, call, books.attempts[call.id][call.attempt], now_ms)
-    number = _last_told(report, call, outcome)
+    number = _last_told(report, call)
+    outcome = outcome_of(report, call, books.attempts[call.id][number], now_ms)
     attempt = _last_attempt(report, books.attempts[call.id][number], outcome)
     price = charge(call_tariff(call), talk_within_funding(outcome, call)) if outcome.answered else Charge(False, 0, 0)
     hold, account = books.holds[call.id], books.account(call.seller_id)
@@ -88,9 +88,10 @@ def _has_dialled(call: Call, books: Books) -> bool:
     return call.state is CallState.UP or call.attempt > 1 or books.attempts[call.id][1].ended_ms is not None
 
 
-def _last_told(report: SettleReport, call: Call, outcome: Outcome) -> int:
+def _last_told(report: SettleReport, call: Call) -> int:
     """Number of the last attempt that the dialplan was told of: a later verdict may have come too late for it."""
-    return report.attempt if 0 < report.attempt < call.attempt and not outcome.answered else call.attempt
+    earlier = 0 < report.attempt < call.attempt and call.state is not CallState.UP
+    return report.attempt if earlier else call.attempt
 
 
 def _untold(call: Call, books: Books, told: int, outcome: Outcome) -> list[Attempt]:

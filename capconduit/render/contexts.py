@@ -35,8 +35,8 @@ SPOOL_FIELDS: Final = (
 AMI_READ: Final = ("system", "call")
 AMI_WRITE: Final = ("call", "reporting")
 AMI_EVENTS: Final = (
-    "FullyBooted", "Shutdown", "Newchannel", "DialBegin", "DialEnd", "BridgeEnter", "BridgeLeave", "HangupRequest",
-    "SoftHangupRequest", "Hangup",
+    "FullyBooted", "Shutdown", "Newchannel", "DialBegin", "DialState", "DialEnd", "BridgeEnter", "BridgeLeave",
+    "HangupRequest", "SoftHangupRequest", "Hangup",
 )  # fmt: skip
 
 

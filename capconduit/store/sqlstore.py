@@ -332,10 +332,12 @@ class SqlTransaction(Transaction):
         if cap.metric is CapMetric.BILLABLE:
             values["yes"] = True
         if cap.scope in ATTEMPT_SCOPES:
-            # In the window of the Dial. A call's last attempt is the one that was answered, or that came too late.
+            # In the window of the Dial. A call's last attempt is the one that was answered, or that came too late;
+            # one that was taken after it and never dialled has ended without a cause.
             column = f"attempt.{_SCOPE_COLUMN[cap.scope]}"
             if cap.metric is CapMetric.ATTEMPTS:
-                test = "attempt.ended_ms IS NOT NULL AND (cdr.call_id IS NULL OR cdr.reject_code <> 'engine_timeout')"
+                test = "attempt.hangup_cause IS NOT NULL"
+                test += " AND (cdr.call_id IS NULL OR cdr.reject_code <> 'engine_timeout')"
             sql = (
                 "SELECT count(*) FROM attempt LEFT JOIN cdr ON cdr.tenant_id = attempt.tenant_id"
                 " AND cdr.call_id = attempt.call_id AND cdr.attempts = attempt.number"

@@ -61,10 +61,11 @@ def call_all(floor: Floor, count: int, hold_ms: int) -> tuple[int, int]:
 
 
 def test_an_answered_call_has_exact_cdr_price_and_ledger(floor: Floor) -> None:
-    with Sipp.uas(Scenario.UAS_ANSWER) as buyer:
+    with Sipp.uas(Scenario.UAS_ANSWER, ring_ms=400) as buyer:
         name = floor.target(buyer.uri)
         dial(NUMBER, floor.ports.sip, hold_ms=1_500)
         cdr = floor.cdr()
+    assert 400 <= cdr.ring_ms <= 400 + TALK_MARGIN_MS
     assert (cdr.did, cdr.seller, cdr.campaign, cdr.target) == (NUMBER, "acme", "solar", name)
     assert (cdr.dialstatus, cdr.sip_code, cdr.reject_code) == ("ANSWER", 200, "")
     assert cdr.witness == "handler+ami"

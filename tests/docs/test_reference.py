@@ -28,6 +28,10 @@ def test_the_architecture_names_only_files_that_exist() -> None:
     import re
 
     page = (ROOT / "docs/architecture.md").read_text()
-    named = set(re.findall(r"`((?:capconduit|capconduit_cli|fastagi|domain|services|store|handlers|dialplan_templates)/[\w/.]+)`", page))
+    named = set(
+        re.findall(
+            r"`((?:capconduit|capconduit_cli|fastagi|domain|services|store|handlers|dialplan_templates)/[\w/.]+)`", page
+        )
+    )
     roots = [ROOT, ROOT / "capconduit", ROOT / "fastagi"]
     assert [n for n in sorted(named) if not any((r / n).exists() for r in roots)] == []

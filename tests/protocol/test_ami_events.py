@@ -17,6 +17,7 @@ from fastagi.ami_events import (
     LegJoinedBridge,
     LegLeftBridge,
     NewChannel,
+    RingingBegan,
     channel_list,
     live_channels,
     started_ms,
@@ -44,6 +45,11 @@ WHO = ("lab-1.1", "lab-1.0", "PJSIP/buyer-00000001")
             {"Event": "DialBegin", "DialString": "buyer", **DEST},
             DialBegan("lab-1.1", "lab-1.0", "lab-1.1", "PJSIP/buyer-00000001", "buyer", AT),
         ),
+        (
+            {"Event": "DialState", "DialStatus": "RINGING", **DEST},
+            RingingBegan("lab-1.1", "lab-1.1", AT),
+        ),
+        ({"Event": "DialState", "DialStatus": "PROCEEDING", **DEST}, None),
         (
             {"Event": "DialEnd", "DialStatus": "ANSWER", **DEST},
             DialEnded("lab-1.1", "lab-1.1", DialStatus.ANSWER, "PJSIP/buyer-00000001", "PJSIP/buyer-00000001", AT),

@@ -372,6 +372,7 @@ BEGIN = [
     ("Newchannel", "caller"),
     ("Newchannel", "leg"),
     ("DialBegin", "caller"),
+    ("DialState", "caller"),
     ("DialEnd", "caller"),
     ("BridgeEnter", "leg"),
     ("BridgeEnter", "caller"),

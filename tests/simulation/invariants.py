@@ -283,7 +283,7 @@ def settled_uses(cap: Cap, rows: dict[type, list[Any]]) -> list[int]:
         if last and cdr is not None:
             if counts(cap.metric, cdr):
                 uses.append(attempt.started_ms)
-        elif cap.metric is CapMetric.ATTEMPTS:
+        elif cap.metric is CapMetric.ATTEMPTS and (cdr is None or attempt.number < cdr.attempts):
             uses.append(attempt.started_ms)
     return uses
 

@@ -231,20 +231,20 @@ class World:
 
     def live(self) -> None:
         """Something happens to a live channel: its Dial fails or is answered, it wants funding, or it ends."""
-        alive = [c for c in self.channels.values() if c.alive]
+        alive = [c for c in self.channels.values() if c.alive and (c.attempt or self.rng.random() < 0.1)]
         if not alive:
             return
         channel = self.rng.choice(alive)
         choice = self.rng.random()
-        if channel.dialing and channel.answered_ms is None and choice < 0.4:
+        if channel.dialing and channel.answered_ms is None and choice < 0.55:
             self._dial_fails(channel)
-        elif channel.dialing and channel.answered_ms is None and choice < 0.7:
+        elif channel.dialing and channel.answered_ms is None and choice < 0.8:
             channel.answered_ms = self.clock.now_ms() - self.rng.choice([0, 20, 5_000])
             self.say(f"{channel.uniqueid} is answered")
             if self.rng.random() < 0.8:  # AMI may be down
                 leg = LegTimes(answered_ms=self.rng.choice([channel.answered_ms, None]))
                 self.tell(AnswerReport(node=channel.node, uniqueid=channel.uniqueid, leg=leg))
-        elif choice < 0.8:
+        elif choice < 0.3:
             self.say(f"{channel.uniqueid} wants funding")
             self.tell(ExtendRequest(node=channel.node, uniqueid=channel.uniqueid))
         else:
@@ -261,6 +261,8 @@ class World:
                 dialstatus=status, hangup_cause=self.rng.choice([0, 17, 34, 127]),
             )
         )  # fmt: skip
+        if self.rng.random() < 0.15:
+            self.hang_up(channel)  # the caller leaves while the next target is looked for
 
     def hang_up(self, channel: Channel) -> None:
         """The channel ends; its settlement sets out, perhaps with other numbers the second time."""

@@ -344,6 +344,44 @@ def test_an_answer_after_all_targets_failed_is_not_the_seller_s_to_pay(told_by_a
     assert till.account().balance_micros == 100 * DOLLAR
 
 
+@pytest.mark.parametrize("dialstatus", [DialStatus.BUSY, DialStatus.ANSWER])
+def test_a_target_whose_verdict_came_too_late_was_not_dialled(dialstatus: DialStatus) -> None:
+    """The dialplan knows of the first attempt only. If it tells of an answer, that is of the operator's own Dial."""
+    builder = small_estate()
+    builder.target("buyer2")
+    caps = [builder.cap(CapScope.TARGET, t, CapMetric.ATTEMPTS, 5, WindowKind.DAY) for t in ("buyer1", "buyer2")]
+    till = admitted(builder)
+    till.ask(attempt_of())
+    till.ask(settle_of(talk_ms=55_000, attempt=1, dialstatus=dialstatus))
+    cdr = till.cdr()
+    assert (cdr.attempts, cdr.target, cdr.dialstatus, cdr.hangup_cause) == (1, "buyer1", "BUSY", 17)
+    assert (cdr.answered_ms, cdr.amount_micros) == (None, 0)
+    assert [till.count(cap) for cap in caps] == [(1, 0), (0, 0)]
+
+
+def test_a_clock_that_was_set_forward_meanwhile_bills_what_our_own_clock_saw() -> None:
+    till = admitted()
+    till.ask(extend_of())
+    till.ask(answer_of(answered_ms=T0 + 2_000))
+    leg = LegTimes(answered_ms=T0 + 2_000, ended_ms=T0 + 3_600_000, clock_talk_ms=61_000)
+    till.ask(settle_of(talk_ms=None, dialstatus=None, leg=leg))
+    assert (till.cdr().talk_ms, till.cdr().billed_seconds) == (61_000, 120)
+
+
+@pytest.mark.parametrize(("source", "code"), [("dialplan/builtin", "engine_timeout"), ("PJSIP/carrier-00000001", "")])
+def test_a_dialplan_that_never_heard_of_its_admission_uses_no_attempt(source: str, code: str) -> None:
+    """Unless it was the caller who left while we decided: that call was admitted and is counted."""
+    builder = small_estate()
+    cap = builder.cap(CapScope.CAMPAIGN, "solar", CapMetric.ATTEMPTS, 5, WindowKind.DAY)
+    till = admitted(builder)
+    till.ask(
+        SettleReport(node=NODE, uniqueid="u1", hangup_source=source, channel="PJSIP/carrier-00000001", hangup_cause=16)
+    )
+    assert till.cdr().reject_code == code
+    assert till.count(cap) == (int(not code), 0)
+    assert till.account().held_micros == 0
+
+
 GIVEN_BACK = SettleReport(node=NODE, uniqueid="u1", reject=RejectCode.ENGINE_TIMEOUT, witness="undelivered")
 
 
