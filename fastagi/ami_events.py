@@ -1,9 +1,8 @@
 """AMI messages translated into typed, frozen events; pure: no socket, no clock, nothing raised.
 
 Fields and meanings: Asterisk main/manager_channels.c (Newchannel, DialBegin, DialState, DialEnd, HangupRequest,
-SoftHangupRequest,
-Hangup) and main/manager_bridges.c (BridgeEnter, BridgeLeave); compared with what Asterisk 22.10 sends. Messages are
-hostile text: what lacks a field that is needed, or is not one of ours, becomes None.
+SoftHangupRequest, Hangup) and main/manager_bridges.c (BridgeEnter, BridgeLeave); compared with what Asterisk 22.10
+sends. Messages are hostile text: what lacks a field that is needed, or is not one of ours, becomes None.
 """
 
 from __future__ import annotations
