@@ -106,6 +106,9 @@ def _translated() -> Iterator[None]:
         raise Refused("in-use", "something else refers to it", "remove or change what refers to it first") from error
     except (psycopg.DataError, UnicodeEncodeError) as error:
         raise value_refused(error) from error
+    except pg.NotNullViolation as error:
+        text = " ".join(str(error).split())
+        raise DatabaseError("database-failed", text, "report this: the program left out a value") from error
     except pg.UndefinedTable as error:
         raise DatabaseError(
             "database-empty",

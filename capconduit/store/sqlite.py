@@ -77,8 +77,10 @@ def _translated(path: Path) -> Iterator[None]:
         raise value_refused(error) from error
 
 
-def _integrity(error: sqlite3.IntegrityError) -> Refused:
+def _integrity(error: sqlite3.IntegrityError) -> Refused | DatabaseError:
     text = str(error)
+    if "NOT NULL" in text:
+        return DatabaseError("database-failed", text, "report this: the program left out a value")
     if "FOREIGN KEY" in text:
         return Refused("in-use", "something else refers to it", "remove or change what refers to it first")
     return Refused(

@@ -243,6 +243,12 @@ def test_what_is_unique_is_refused_the_second_time(
     assert dump(store) == before
 
 
+def test_a_value_that_is_left_out_is_no_duplicate(store: SqlStore) -> None:
+    with pytest.raises(DatabaseError) as caught, store.transaction(write=True) as tx:
+        tx.insert(replace(sample(model.Tenant, full=False), name=None))
+    assert caught.value.slug == "database-failed"
+
+
 @pytest.mark.parametrize("kind", [model.Seller, model.Trunk, model.Rate, model.Target, model.User])
 def test_another_tenant_may_use_the_same_name(store: SqlStore, kind: type[Any]) -> None:
     with store.transaction(write=True) as tx:
