@@ -204,8 +204,12 @@ class Engine:
         return answers
 
     def _is_stale(self, command: RouteRequest, books: Books) -> bool:
-        """Nobody waits for it any more: it must not take a place or money that a fresh call could have."""
-        if command.until_mono_ms is None or books.call_of(key_of(command)) is not None:
+        """Nobody waits for it any more: it must not take a place or money that a fresh call could have.
+
+        A channel that is known, alive or over, takes nothing anyway and has its record already.
+        """
+        key = key_of(command)
+        if command.until_mono_ms is None or books.call_of(key) or key in books.settled or key in books.buried:
             return False
         return self._stopping or self._clock.monotonic_ms() > command.until_mono_ms
 

@@ -52,15 +52,15 @@ def test_a_long_call_of_an_asterisk_that_died_is_billed_for_what_it_is_known_to_
 
 def test_a_call_with_money_outlives_a_break_of_the_link(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        rig.setting("funding_slice_s", "4")
+        rig.setting("funding_slice_s", "10")
         rig.fund("10")
-        rig.script("buyer1", Answers(talk_ms=7_000))
+        rig.script("buyer1", Answers(talk_ms=12_000))
         call = rig.world.start(spec())
         await answered(rig)
         rig.ami.stop_listening()
         rig.ami.drop_connections()
         await until(lambda: not rig.status()["ami"]["up"])
-        await until_talked(rig, 2_500)  # the look at half of the slice falls into the break
+        await until_talked(rig, 5_200)  # the look at half of the slice falls into the break
         await rig.ami.listen_again()
         outcome = await call
         assert not outcome.cut_by_timeout
@@ -72,9 +72,9 @@ def test_a_call_with_money_outlives_a_break_of_the_link(tmp_path: Path) -> None:
 
 def test_a_call_with_money_outlives_a_restart_of_the_daemon(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        rig.setting("funding_slice_s", "5")
+        rig.setting("funding_slice_s", "9")
         rig.fund("10")
-        rig.script("buyer1", Answers(talk_ms=8_000))
+        rig.script("buyer1", Answers(talk_ms=11_000))
         call = rig.world.start(spec())
         await answered(rig)
         await rig.stop(signal.SIGKILL)
@@ -89,14 +89,14 @@ def test_a_call_with_money_outlives_a_restart_of_the_daemon(tmp_path: Path) -> N
 
 def test_a_call_with_money_outlives_a_database_that_is_locked_for_a_while(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        rig.setting("funding_slice_s", "4")
+        rig.setting("funding_slice_s", "8")
         rig.fund("10")
-        rig.script("buyer1", Answers(talk_ms=6_000))
+        rig.script("buyer1", Answers(talk_ms=10_000))
         call = rig.world.start(spec())
         await answered(rig)
         blocker = sqlite3.connect(tmp_path / "rig.sqlite", isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
-        await until_talked(rig, 2_500)
+        await until_talked(rig, 4_500)
         blocker.rollback()
         blocker.close()
         outcome = await call

@@ -226,6 +226,7 @@ class World:
             RouteRequest(
                 node=channel.node, boot_id="boot", uniqueid=channel.uniqueid, dnid=channel.dnid, ani=channel.ani,
                 trunk=self.rng.choice(["carrier", "stranger"]), arrived_ms=channel.arrived_ms,
+                until_mono_ms=self.rng.choice([None, None, None, self.clock.monotonic_ms() + 400]),
             )
         )  # fmt: skip
 

@@ -18,6 +18,7 @@ from capconduit.store.sqlstore import MIGRATIONS, SqlStore
 from tests.unit.estate_builder import T0, EstateBuilder, Till, small_estate
 
 _NUMBERS = itertools.count(1)
+Opener = Callable[[str], SqlStore]
 
 
 class PostgresServer:
@@ -144,6 +145,20 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlStore]:
     made.upgrade(T0)
     yield made
     made.close()
+
+
+@pytest.fixture
+def opened() -> Iterator[Opener]:
+    """Opens stores by URL and closes them when the test is over, however it ends."""
+    stores: list[SqlStore] = []
+
+    def open_one(url: str) -> SqlStore:
+        stores.append(open_store(url, create=True))
+        return stores[-1]
+
+    yield open_one
+    for one in stores:
+        one.close()
 
 
 @pytest.fixture

@@ -275,6 +275,18 @@ def test_a_row_that_refers_to_nothing_is_refused(store: SqlStore, kind: type[Any
         tx.insert(sample(kind, full=True))
 
 
+def test_a_node_finds_its_calls_and_until_when_they_are_paid_for(shop: Till) -> None:
+    live, over = shop.dial(route_of("live")), shop.dial(route_of("over"))
+    elsewhere = shop.dial(route_of("elsewhere", node="node-2"))
+    shop.ask(settle_of("over", talk_ms=1_000))
+    with shop.store.transaction(write=False) as tx:
+        assert [c.uniqueid for c in tx.node_calls(NODE)] == ["live"]
+        assert dict(tx.hold_ends(NODE)) == {live.call_id: T0 + (20 + 60) * 1_000}
+        assert dict(tx.hold_ends("nobody")) == {}
+        nodes = [tx.call_node(call_id) for call_id in (live.call_id, over.call_id, elsewhere.call_id, "unknown")]
+    assert nodes == [NODE, NODE, "node-2", None]
+
+
 # --- the books of a call ---------------------------------------------------------------------------------------------
 
 

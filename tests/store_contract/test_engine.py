@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from capconduit.domain.calls import DialAnswer, RejectAnswer, SettleReport
-from capconduit.domain.model import Call
+from capconduit.domain.model import Call, Cdr
 from capconduit.errors import DatabaseError, Refused
 from capconduit.services import engine as engine_module
 from capconduit.services.campaigns import pause_campaign
@@ -181,6 +181,36 @@ def test_two_engines_on_one_database_share_every_count(shop: Till) -> None:
     same = shop.store.run(lambda tx: other.work([route_of("u2")], tx))[0]
     assert same.call_id == shop.dial(route_of("u2")).call_id
     shop.verify()
+
+
+def test_a_request_that_nobody_waits_for_takes_nothing_and_is_recorded_once(shop: Till) -> None:
+    stale = route_of(until_mono_ms=shop.clock.monotonic_ms() + 250)
+    shop.clock.pass_ms(251)
+    first = shop.reject(stale)
+    assert (first.code, first.sip) == (RejectCode.ENGINE_TIMEOUT, 500)
+    assert shop.reject(stale) == first
+    assert shop.batch([stale, stale]) == [first, first]
+    assert not shop.ask(settle_of()).first
+    assert [c.reject_code for c in shop.rows(Cdr)] == ["engine_timeout"]
+    assert shop.account().held_micros == 0
+
+
+def test_a_stale_request_of_a_channel_that_is_known_changes_nothing(shop: Till) -> None:
+    for name in ("live", "over", "buried"):
+        stale = route_of(name, until_mono_ms=shop.clock.monotonic_ms() - 1)
+        if name != "buried":
+            shop.dial(route_of(name))
+        if name != "live":
+            shop.ask(settle_of(name, talk_ms=1_000 if name == "over" else None))
+        answer = shop.ask(stale)
+        assert isinstance(answer, DialAnswer if name == "live" else RejectAnswer)
+    assert len(shop.rows(Cdr)) == 1
+    assert len(shop.rows(Call)) == 1
+    shop.verify()
+
+
+def test_a_request_in_time_is_decided(shop: Till) -> None:
+    assert shop.dial(route_of(until_mono_ms=shop.clock.monotonic_ms())).attempt == 1
 
 
 def test_an_admission_that_came_too_late_is_given_back(shop: Till) -> None:

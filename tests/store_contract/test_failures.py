@@ -24,7 +24,7 @@ from capconduit.store.open import open_store
 from capconduit.store.postgres import PostgresStore
 from capconduit.store.sqlite import SqliteStore
 from capconduit.store.sqlstore import RETRIES, RetryTransaction, SqlStore, SqlTransaction
-from tests.store_contract.conftest import PostgresServer
+from tests.store_contract.conftest import Opener, PostgresServer
 from tests.store_contract.test_books_written import dump
 from tests.unit.estate_builder import T0, TENANT, Till, route_of, settle_of, small_estate
 
@@ -159,8 +159,8 @@ def test_a_url_of_another_kind_is_refused() -> None:
 # --- SQLite ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_sqlite_commits_is_on_the_disk(tmp_path: Path) -> None:
-    store = open_store(f"sqlite:///{tmp_path}/s.sqlite", create=True)
+def test_what_sqlite_commits_is_on_the_disk(opened: Opener, tmp_path: Path) -> None:
+    store = opened(f"sqlite:///{tmp_path}/s.sqlite")
     store.upgrade(T0)
 
     def pragma(name: str) -> Any:
@@ -173,7 +173,6 @@ def test_what_sqlite_commits_is_on_the_disk(tmp_path: Path) -> None:
     thread.start()
     thread.join(10)
     assert seen == [(2, 1)]  # every thread's own connection
-    store.close()
 
 
 def test_a_missing_file_is_not_made_by_looking(tmp_path: Path) -> None:
@@ -271,9 +270,9 @@ def test_a_database_that_does_not_exist_is_told(postgres_server: PostgresServer)
 
 @pytest.mark.postgres
 def test_a_connection_that_was_ended_is_replaced(
-    postgres_server: PostgresServer, postgres_database: str, postgres_url: str
+    opened: Opener, postgres_server: PostgresServer, postgres_database: str, postgres_url: str
 ) -> None:
-    till = Till(open_store(postgres_url), small_estate())
+    till = Till(opened(postgres_url), small_estate())
     till.dial(route_of("u1"))
     before = dump(till.store)
 
@@ -287,28 +286,26 @@ def test_a_connection_that_was_ended_is_replaced(
     assert dump(till.store) == before
     assert till.dial(route_of("u2")).attempt == 1
     till.verify()
-    till.store.close()
 
 
 @pytest.mark.postgres
 def test_an_idle_connection_that_was_ended_fails_no_call(
-    postgres_server: PostgresServer, postgres_database: str, postgres_url: str
+    opened: Opener, postgres_server: PostgresServer, postgres_database: str, postgres_url: str
 ) -> None:
     """The server was restarted while nothing was under way: nobody's call need be lost for it."""
-    till = Till(open_store(postgres_url), small_estate())
+    till = Till(opened(postgres_url), small_estate())
     till.dial(route_of("u1"))
     postgres_server.terminate(postgres_database)
     assert till.dial(route_of("u2")).attempt == 1
     postgres_server.terminate(postgres_database)
     assert len(read(till.store)) == 1
-    till.store.close()
 
 
 @pytest.mark.postgres
 def test_after_a_crash_of_the_server_everything_committed_is_there(
-    postgres_server: PostgresServer, postgres_url: str
+    opened: Opener, postgres_server: PostgresServer, postgres_url: str
 ) -> None:
-    till = Till(open_store(postgres_url), small_estate())
+    till = Till(opened(postgres_url), small_estate())
     for i in range(5):
         till.dial(route_of(f"u{i}"))
     till.ask(settle_of("u0", talk_ms=5_000))
@@ -324,15 +321,14 @@ def test_after_a_crash_of_the_server_everything_committed_is_there(
     assert till.ask(settle_of("u1", talk_ms=5_000)).first
     assert not till.ask(settle_of("u0", talk_ms=5_000)).first
     till.verify()
-    till.store.close()
 
 
 @pytest.mark.postgres
-def test_a_deadlock_is_resolved_by_running_one_again(postgres_url: str) -> None:
+def test_a_deadlock_is_resolved_by_running_one_again(opened: Opener, postgres_url: str) -> None:
     """Two lock two rows in opposite order: PostgreSQL aborts one (40P01), and its second try works."""
     builder = small_estate()
     builder.seller("second")
-    till = Till(open_store(postgres_url), builder)
+    till = Till(opened(postgres_url), builder)
     meet = threading.Barrier(2, timeout=30)
     tries: dict[str, int] = {"acme": 0, "second": 0}
     names = ("acme", "second")
@@ -362,13 +358,12 @@ def test_a_deadlock_is_resolved_by_running_one_again(postgres_url: str) -> None:
         thread.join(30)
     assert failed == []
     assert sum(tries.values()) == 3
-    till.store.close()
 
 
 @pytest.mark.postgres
-def test_a_serialization_failure_is_run_again(postgres_url: str) -> None:
+def test_a_serialization_failure_is_run_again(opened: Opener, postgres_url: str) -> None:
     """40001: a REPEATABLE READ transaction updates a row that another one has changed since its snapshot."""
-    till = Till(open_store(postgres_url), small_estate())
+    till = Till(opened(postgres_url), small_estate())
     tries = []
 
     def work(tx: Any) -> int:
@@ -383,19 +378,17 @@ def test_a_serialization_failure_is_run_again(postgres_url: str) -> None:
     version = till.store.run(work)
     assert len(tries) == 2
     assert version == 4  # 1, the estate inserted, the other's change, ours
-    till.store.close()
 
 
 @pytest.mark.postgres
 def test_a_lock_that_is_held_too_long_is_told_after_a_bounded_wait(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    opened: Opener, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("capconduit.store.postgres.LOCK_TIMEOUT_MS", 20)
     monkeypatch.setattr(sqlstore, "RETRY_PAUSE_S", 0)
-    till = Till(open_store(postgres_url), small_estate())
+    till = Till(opened(postgres_url), small_estate())
     with psycopg.connect(postgres_url) as other:
         other.execute("SELECT * FROM account FOR UPDATE")
         assert slug_of(lambda: till.ask(route_of())) == "database-contention"
         other.rollback()
     assert till.dial(route_of()).attempt == 1
-    till.store.close()

@@ -22,10 +22,9 @@ from capconduit.errors import Refused
 from capconduit.services.balances import adjust
 from capconduit.services.caps import Limit, set_caps
 from capconduit.services.engine import Engine
-from capconduit.store.open import open_store
 from capconduit.vocab import CapMetric, CapScope, WindowKind
 from tests.store_contract.burst import fire, process
-from tests.store_contract.conftest import PostgresServer
+from tests.store_contract.conftest import Opener, PostgresServer
 from tests.unit.estate_builder import (
     DOLLAR,
     EstateBuilder,
@@ -124,57 +123,51 @@ HELD = "balance_held_by_other_calls"
 
 
 @pytest.mark.postgres
-def test_a_burst_of_processes_takes_exactly_the_cap(postgres_url: str) -> None:
-    till = Till(open_store(postgres_url), capped())
+def test_a_burst_of_processes_takes_exactly_the_cap(opened: Opener, postgres_url: str) -> None:
+    till = Till(opened(postgres_url), capped())
     assert_exact(till, race_processes(postgres_url, NAMES), 100, FULL)
-    till.store.close()
 
 
 @pytest.mark.postgres
-def test_a_burst_of_processes_takes_exactly_the_balance(postgres_url: str) -> None:
-    till = Till(open_store(postgres_url), one_call())
+def test_a_burst_of_processes_takes_exactly_the_balance(opened: Opener, postgres_url: str) -> None:
+    till = Till(opened(postgres_url), one_call())
     assert_exact(till, race_processes(postgres_url, NAMES), 1, HELD)
     assert till.account().available_micros == 199_999
-    till.store.close()
 
 
-def test_a_burst_of_threads_takes_exactly_the_cap(tmp_path: Path) -> None:
-    till = Till(open_store(f"sqlite:///{tmp_path}/s.sqlite", create=True), capped())
+def test_a_burst_of_threads_takes_exactly_the_cap(opened: Opener, tmp_path: Path) -> None:
+    till = Till(opened(f"sqlite:///{tmp_path}/s.sqlite"), capped())
     assert_exact(till, race_threads(till, NAMES), 100, FULL)
-    till.store.close()
 
 
-def test_a_burst_of_threads_takes_exactly_the_balance(tmp_path: Path) -> None:
-    till = Till(open_store(f"sqlite:///{tmp_path}/s.sqlite", create=True), one_call())
+def test_a_burst_of_threads_takes_exactly_the_balance(opened: Opener, tmp_path: Path) -> None:
+    till = Till(opened(f"sqlite:///{tmp_path}/s.sqlite"), one_call())
     assert_exact(till, race_threads(till, NAMES), 1, HELD)
-    till.store.close()
 
 
-def test_a_burst_of_processes_on_one_file_takes_exactly_the_cap(tmp_path: Path) -> None:
+def test_a_burst_of_processes_on_one_file_takes_exactly_the_cap(opened: Opener, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.sqlite"
-    till = Till(open_store(url, create=True), capped())
+    till = Till(opened(url), capped())
     assert_exact(till, race_processes(url, NAMES), 100, FULL)
-    till.store.close()
 
 
 @pytest.mark.postgres
-def test_one_channel_told_to_several_daemons_is_one_call(postgres_url: str) -> None:
+def test_one_channel_told_to_several_daemons_is_one_call(opened: Opener, postgres_url: str) -> None:
     """Each process asks for the same channels: every answer is the same call's, and one call is admitted of each."""
-    till = Till(open_store(postgres_url), capped())
+    till = Till(opened(postgres_url), capped())
     names = [f"same-{i // PROCESSES}" for i in range(40 * PROCESSES)]
     assert race_processes(postgres_url, names) == {"dial": len(names)}
     assert len(till.rows(Call)) == 40
     till.verify()
-    till.store.close()
 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("settle_first", [True, False])
 def test_a_route_and_its_settlement_in_two_daemons_leave_nothing_held(
-    postgres_server: PostgresServer, postgres_url: str, settle_first: bool
+    opened: Opener, postgres_server: PostgresServer, postgres_url: str, settle_first: bool
 ) -> None:
     """Both transactions are open at once: the second waits for the first, and sees what it did."""
-    store = open_store(postgres_url)
+    store = opened(postgres_url)
     till = Till(store, small_estate())
     other = Engine(store, till.clock)
     first, second = (settle_of(), route_of()) if settle_first else (route_of(), settle_of())
@@ -203,11 +196,10 @@ def test_a_route_and_its_settlement_in_two_daemons_leave_nothing_held(
     with store.transaction(write=False) as tx:
         assert len(tx.query("SELECT 1 FROM tombstone")) == int(settle_first)
     till.verify()
-    store.close()
 
 
 @pytest.mark.postgres
-def test_everything_at_once_keeps_every_promise(postgres_url: str) -> None:
+def test_everything_at_once_keeps_every_promise(opened: Opener, postgres_url: str) -> None:
     """Admissions, failovers, answers, extensions and doubled settlements by two engines, while an operator lowers and
     raises a cap and adds and withdraws money."""
     builder = small_estate()
@@ -215,7 +207,7 @@ def test_everything_at_once_keeps_every_promise(postgres_url: str) -> None:
     builder.target("buyer2")
     builder.cap(CapScope.CAMPAIGN, "solar", CapMetric.CONCURRENT, 12)
     builder.cap(CapScope.TARGET, "buyer1", CapMetric.CONNECTED, 60, WindowKind.DAY)
-    store = open_store(postgres_url)
+    store = opened(postgres_url)
     till = Till(store, builder)
     engines = [Engine(store, till.clock) for _ in range(2)]
     failures: list[BaseException] = []
@@ -258,4 +250,3 @@ def test_everything_at_once_keeps_every_promise(postgres_url: str) -> None:
     assert till.account().held_micros == 0
     assert all(c.in_flight == 0 and c.used <= 60 for c in till.rows(Counter))
     till.verify()
-    store.close()

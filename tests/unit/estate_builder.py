@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from capconduit.domain.books import Books
@@ -40,7 +39,7 @@ from capconduit.domain.model import (
 from capconduit.ids import ulid
 from capconduit.services.balances import verify_balances
 from capconduit.services.caps import verify_caps
-from capconduit.services.engine import Command, Engine, accounts_and_counters, decide, key_of
+from capconduit.services.engine import Command, Engine, accounts_and_counters, decide
 from capconduit.services.office import Office
 from capconduit.store.sqlstore import SqlStore
 from capconduit.units import Millis
@@ -424,19 +423,3 @@ class Till:
         assert list(verify_caps(self.office())) == []
         assert list(verify_balances(self.office())) == []
         assert all(a.available_micros >= 0 for a in self.rows(Account))
-
-
-@contextmanager
-def lowered(till: Till, cap: Cap, limit: int) -> Iterator[Cap]:
-    """The cap with another limit for the time of the block."""
-    changed = replace(cap, limit_value=limit)
-    till.put(changed)
-    try:
-        yield changed
-    finally:
-        till.put(cap)
-
-
-def command_channel(command: Command) -> tuple[str, str]:
-    """The channel a command is about."""
-    return key_of(command)

@@ -211,6 +211,8 @@ def one_of_everything(till: Till) -> None:
         tx.put_node(Node(name="n", boot_id="b", started_ms=0, seen_ms=0, asterisk_started_ms=None, state="up"))
         tx.nodes()
         tx.node_calls("n")
+        tx.call_node("u1")
+        tx.hold_ends("n")
 
 
 def test_no_statement_on_a_tenant_s_table_is_without_its_tenant(tmp_path: Path, heard: Heard) -> None:
