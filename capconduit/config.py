@@ -139,6 +139,12 @@ class AsteriskConfig:
     """What `capconduit render` writes for Asterisk."""
 
     config_dir: str = _key("/etc/asterisk", "Directory of Asterisk's configuration.", rules.directory)
+    version: int = _key(
+        22,
+        "Major version of Asterisk. Before 22 the files do without what only newer ones have: exact SIP codes of"
+        " rejects, event filters by name.",
+        rules.between(16, 30),
+    )
     sip_listen: str = _key("0.0.0.0:5060", "Address and port of the PJSIP transport.", rules.listen)
     iax_listen: str = _key("0.0.0.0:4569", "Address and port of IAX2.", rules.listen)
     fallback_cause: int = _key(

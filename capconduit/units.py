@@ -18,6 +18,7 @@ Millis = NewType("Millis", int)
 
 MICROS_PER_UNIT: Final = 1_000_000
 MS_PER_SECOND: Final = 1_000
+MAX_INSTANT_MS: Final = 7_258_118_400_000  # 2200-01-01
 MAX_MICROS: Final = 9_000_000_000_000_000_000  # below 2^63: what the databases hold
 
 _MONEY = re.compile(r"^\s*([+-]?)([0-9]{1,12})(?:\.([0-9]{1,6}))?(?:\s*([A-Za-z]{3}))?\s*$")
@@ -132,7 +133,7 @@ def parse_instant(text: str, *, now_ms: int, timezone: str = "UTC") -> Millis:
         return instant_ms(midnight - timedelta(days=(local_now.weekday() - _WEEKDAYS.index(word)) % 7))
     relative = _RELATIVE.match(word)
     if relative:
-        return Millis(now_ms - int(relative[1]) * _DURATION_MS[relative[2]])
+        return Millis(max(now_ms - int(relative[1]) * _DURATION_MS[relative[2]], 0))
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -141,4 +142,10 @@ def parse_instant(text: str, *, now_ms: int, timezone: str = "UTC") -> Millis:
             f"{text!r} is not a time",
             "write it like 2026-03-08T14:30, 2026-03-08, yesterday, monday or -2h",
         ) from None
-    return instant_ms(moment if moment.tzinfo else moment.replace(tzinfo=zone))
+    try:
+        instant = instant_ms(moment if moment.tzinfo else moment.replace(tzinfo=zone))
+    except OverflowError:
+        instant = Millis(-1)
+    if not 0 <= instant < MAX_INSTANT_MS:
+        raise UsageError("time-out-of-range", f"{text!r} is out of range", "give a time from 1970 to 2199")
+    return instant

@@ -171,7 +171,10 @@ def emit_rows(rows: Iterable[Row], columns: Sequence[Column], opts: ListOutput) 
 def emit_one(row: Row, columns: Sequence[Column], opts: ChangeOutput) -> None:
     """Print one thing to stdout: a JSON object, or as a table one field a line."""
     _check_columns(columns)
-    chosen = _chosen(columns, opts.fields if isinstance(opts, ShowOutput) else None, opts.format)
+    fields = opts.fields if isinstance(opts, ShowOutput) else None
+    # One thing has room for all of it: what a list hides for its width is shown here.
+    whole = opts.format is OutputFormat.TABLE and not fields
+    chosen = columns if whole else _chosen(columns, fields, opts.format)
     if opts.format is OutputFormat.JSON:
         _write(json_safe(_json_object(row, chosen, indent=2)) + "\n")
     elif opts.format is OutputFormat.TABLE:

@@ -16,12 +16,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from capconduit.errors import ConfigError
+
 log = logging.getLogger(__name__)
 
 REQUEST_S: Final = 2.0
 REQUEST_BYTES: Final = 8_192
 CLIENTS: Final = 32
 SOCKET_MODE: Final = 0o660
+
+
+async def _answers(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket."""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_unix_connection(path), REQUEST_S)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 class ControlServer:
@@ -33,14 +45,25 @@ class ControlServer:
         self._drain = drain
         self._server: asyncio.Server | None = None
         self._clients = 0
+        self._inode = 0
+
+    async def refuse_if_taken(self) -> None:
+        """Raises ConfigError where another daemon answers on our socket."""
+        if await _answers(self._path):
+            raise ConfigError(
+                "control-socket-taken",
+                f"another daemon answers on {self._path}",
+                "stop it, or give this one another control.socket (and node.name)",
+            )
 
     async def start(self) -> None:
-        """Listen; a socket that a dead daemon left is replaced. Only logs where that cannot be."""
+        """Listen; a socket that a dead daemon left is replaced. Only logs where it cannot be made."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists() and stat.S_ISSOCK(self._path.stat().st_mode):
                 self._path.unlink()
             self._server = await asyncio.start_unix_server(self._client, self._path, limit=REQUEST_BYTES)
+            self._inode = self._path.stat().st_ino
             os.chmod(self._path, SOCKET_MODE)  # noqa: PTH101 - one call, on a socket that is no regular path
         except OSError as error:
             log.warning("no control socket at %s: %s", self._path, error)
@@ -50,7 +73,8 @@ class ControlServer:
         if self._server is not None:
             self._server.close()
             with suppress(OSError):
-                self._path.unlink()
+                if self._path.stat().st_ino == self._inode:
+                    self._path.unlink()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1

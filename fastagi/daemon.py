@@ -86,6 +86,8 @@ class Daemon:
         self._stop.set()
 
     async def _start(self) -> None:
+        self._control = ControlServer(Path(self._config.control.socket), self.status, self.stop)
+        await self._control.refuse_if_taken()
         known = await self._look_at_nodes()
         self._engine.start()
         asker = Asker(self._engine)
@@ -110,7 +112,6 @@ class Daemon:
             self._ami.start()
             self._spawn(self._consume(self._ami), "ami-events")
         self._spawn(self._reconciler.run(), "reconciler")
-        self._control = ControlServer(Path(self._config.control.socket), self.status, self.stop)
         await self._control.start()
         self._spawn(self._heartbeat(), "heartbeat")
         if (interval_s := watchdog_interval_s()) is not None:

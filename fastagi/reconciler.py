@@ -1,8 +1,8 @@
 """Settles what nobody told us about: the spool, calls of a dead Asterisk, and calls that are in no channel list.
 
 Failure policy: fails open. Without AMI or database nothing is concluded and nothing is released; it tries again later.
-Reconciling never hangs up a call. Where AMI is off by configuration there is no witness at all: a call is over when
-the time its hold paid for is, because no extension was possible and Asterisk's own limit has ended it.
+Reconciling never hangs up a call. Where AMI is away or off there is no witness at all: a call is over when the time its
+hold paid for is, because no extension was possible and Asterisk's own limit has ended it.
 """
 
 from __future__ import annotations
@@ -90,10 +90,8 @@ class Reconciler:
             self._wake.clear()
 
     def _steps(self) -> Sequence[Callable[[], Awaitable[None]]]:
-        if self._ami is None:
+        if self._ami is None or not self._ami.up:
             return (self._settle_expired,) if self._alone() else ()
-        if not self._ami.up:
-            return ()
         if not self._alone():
             return (self._settle_spool,)
         return (self._settle_spool, self._settle_dead, self._settle_orphans)
@@ -155,7 +153,7 @@ class Reconciler:
             await self._settle(call, "reconciler")
 
     async def _settle_expired(self) -> None:
-        """Without AMI: calls whose funded time has passed."""
+        """Without AMI: calls whose lease and funded time have passed."""
         calls = await self._housekeeping.node_calls(self._node)
         if calls:
             ends = await self._housekeeping.hold_ends(self._node)

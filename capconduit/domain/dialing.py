@@ -11,6 +11,8 @@ from capconduit.vocab import TargetKind
 
 OUTBOUND_ENDPOINT: Final = "capconduit-out"  # the one endpoint that plain SIP URIs are dialled through
 
+OWN_CONTEXTS: Final = "capconduit-"
+
 # Nothing here has a meaning to the dialplan: no comma, ampersand, parenthesis, quote, dollar or blank.
 _HOST: Final = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.\-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
 _USER: Final = r"[A-Za-z0-9_+*#.\-]{1,64}"
@@ -32,6 +34,8 @@ def check_address(kind: TargetKind, address: str) -> str:
     pattern, form = _FORMS[kind]
     if not pattern.fullmatch(address):
         raise UsageError("address-invalid", f"{address!r} is no {kind} address", f"write it like {form}")
+    if kind is TargetKind.EXTENSION and address.partition("@")[2].lower().startswith(OWN_CONTEXTS):
+        raise UsageError("address-invalid", f"{address!r} leads back to our own dialplan", "name a context of your own")
     return address
 
 

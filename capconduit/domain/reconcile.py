@@ -46,5 +46,12 @@ def last_known_ms(call: Call, seen_ms: int | None) -> int:
 
 
 def expired(calls: Sequence[Call], holds_until_ms: Mapping[str, int], now_ms: int) -> list[Call]:
-    """Calls whose funded time has passed for good, by call id: Asterisk's own limit has ended them."""
-    return [call for call in calls if holds_until_ms.get(call.id, now_ms) + EXPIRY_GRACE_MS < now_ms]
+    """Calls whose lease has run out and whose funded time has passed for good: Asterisk's own limit has ended them.
+
+    `holds_until_ms` is by call id.
+    """
+    return [
+        call
+        for call in calls
+        if call.lease_until_ms < now_ms and holds_until_ms.get(call.id, now_ms) + EXPIRY_GRACE_MS < now_ms
+    ]

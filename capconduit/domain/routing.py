@@ -154,14 +154,15 @@ def find_did(request: RouteRequest, estate: Estate) -> tuple[str, Did | None, Tr
     """The dialled number in E.164 (as received where it is none), the DID it is, and the trunk the call counts for.
 
     National numbers are read with the region of the trunk the call came on; where several tenants name a trunk so, the
-    call counts for that of the DID's tenant. A call from an unknown peer counts for the DID's own trunk.
+    call counts for that of the DID's tenant. A call that names no trunk counts for the DID's own; one from a trunk that
+    the estate does not know counts for none.
     """
     named = estate.trunks_by_name.get(request.trunk, ())
     trunk = named[0] if named else None
     number = to_e164(request.dnid, region_of(trunk, estate)) or request.dnid
     did = estate.dids_by_number.get(number)
     if did is not None and (trunk is None or trunk.tenant_id != did.tenant_id):
-        own = estate.trunks[did.trunk_id] if did.trunk_id is not None else None
+        own = estate.trunks[did.trunk_id] if did.trunk_id is not None and not request.trunk else None
         trunk = next((t for t in named if t.tenant_id == did.tenant_id), own)
     return number, did, trunk
 

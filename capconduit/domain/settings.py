@@ -24,9 +24,12 @@ class Settings:
     anonymous_callers: str = _setting("allow", "callers without a number: allow or reject")
     invalid_callers: str = _setting("allow", "callers whose number is no telephone number: allow or reject")
     balance_sip_code: int = _setting(403, "SIP code of calls rejected for want of money: 403 or 402")
-    lease_held_s: int = _setting(30, "how long an admitted call may stay without a Dial before it counts as lost")
-    lease_dial_extra_s: int = _setting(15, "added to the ring time: how long a dialing call lives without news")
-    lease_up_s: int = _setting(120, "how long an answered call lives without news")
+    lease_dial_extra_s: int = _setting(
+        15, "added to the ring time: how long a dialing call is not given up without news"
+    )
+    lease_up_s: int = _setting(
+        120, "how long an answered call is not given up without news; and never before its funded time is over"
+    )
 
 
 def setting_descriptions() -> dict[str, tuple[str, object, str]]:

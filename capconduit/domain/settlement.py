@@ -58,7 +58,7 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
     if _was_never_told(report, call, books):
         report = replace(report, reject=RejectCode.ENGINE_TIMEOUT)
     number = _last_told(report, call)
-    outcome = outcome_of(report, call, books.attempts[call.id][number], now_ms)
+    outcome = outcome_of(report, call, books.attempts[call.id][number], _ceiling_ms(call, estate), now_ms)
     attempt = _last_attempt(report, books.attempts[call.id][number], outcome)
     price = charge(call_tariff(call), talk_within_funding(outcome, call)) if outcome.answered else Charge(False, 0, 0)
     hold, account = books.holds[call.id], books.account(call.seller_id)
@@ -115,7 +115,7 @@ def _was_never_told(report: SettleReport, call: Call, books: Books) -> bool:
     )
 
 
-def outcome_of(report: SettleReport, call: Call, attempt: Attempt, now_ms: int) -> Outcome:
+def outcome_of(report: SettleReport, call: Call, attempt: Attempt, ceiling_ms: int, now_ms: int) -> Outcome:
     """What happened, by the best witness: AMI's times of the target's leg, else the caller channel's answered time.
 
     Where nobody saw the end, the channel's answered time bounds the talk: the report may have waited for long. Where
@@ -137,9 +137,15 @@ def outcome_of(report: SettleReport, call: Call, attempt: Attempt, now_ms: int) 
             ended_ms = answered_ms + longest_ms
         return Outcome(True, answered_ms, ended_ms, ended_ms - answered_ms, DialStatus.ANSWER)
     if report.dialstatus is DialStatus.ANSWER:
-        talk_ms = max(report.answered_for_ms or 0, 0)
-        return Outcome(True, ended_ms - talk_ms, ended_ms, talk_ms, DialStatus.ANSWER)
+        talk_ms = min(max(report.answered_for_ms or 0, 0), ceiling_ms)
+        return Outcome(True, max(ended_ms - talk_ms, attempt.started_ms), ended_ms, talk_ms, DialStatus.ANSWER)
     return Outcome(False, None, ended_ms, 0, report.dialstatus)
+
+
+def _ceiling_ms(call: Call, estate: Estate) -> int:
+    """No call lasts longer: Asterisk's own limits end it then, whatever a report says."""
+    campaign = estate.campaigns.get(call.campaign_id)
+    return max(campaign.max_duration_ms if campaign else 0, call.funded_s * 1_000) + TALK_TOLERANCE_MS
 
 
 def _longest_talk_ms(report: SettleReport) -> int | None:

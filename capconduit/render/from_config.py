@@ -10,6 +10,9 @@ from capconduit.errors import ConfigError
 from capconduit.render.contexts import Ami, AmiUser, Fallback, RenderContext, TrunkContext
 from capconduit.vocab import CAUSE_TO_SIP, SIP_FOR_OTHER_CAUSES
 
+# PJSIPHangup and event filters by name came to 18 to 21 in the middle of their lives; 22 has both from the start.
+EVERYTHING_SINCE = 22
+
 
 def render_context(config: Config, trunks: Iterable[Trunk], env: Mapping[str, str]) -> RenderContext:
     """Everything the templates need. Raises ConfigError where the AMI secret cannot be read.
@@ -18,6 +21,7 @@ def render_context(config: Config, trunks: Iterable[Trunk], env: Mapping[str, st
     """
     agi_host, agi_port = config.fastagi.address
     cause = config.asterisk.fallback_cause
+    modern = config.asterisk.version >= EVERYTHING_SINCE
     return RenderContext(
         node_name=config.node.name,
         ami=_ami(config, env),
@@ -32,14 +36,16 @@ def render_context(config: Config, trunks: Iterable[Trunk], env: Mapping[str, st
             context=config.asterisk.fallback_context,
         ),
         warn_ms=config.limits.warning_ms,
+        exact_sip_codes=modern,
     )
 
 
 def _ami(config: Config, env: Mapping[str, str]) -> Ami:
+    named = config.asterisk.version >= EVERYTHING_SINCE
     if not config.ami.enabled:
-        return Ami(users=(), port=config.ami.port)
+        return Ami(users=(), port=config.ami.port, named_filters=named)
     user = AmiUser(username=config.ami.username, secret=resolve_secret(config.ami.secret, env))
-    return Ami(users=(user,), port=config.ami.port)
+    return Ami(users=(user,), port=config.ami.port, named_filters=named)
 
 
 def _trunk(trunk: Trunk, env: Mapping[str, str]) -> TrunkContext:

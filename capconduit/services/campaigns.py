@@ -64,7 +64,7 @@ def add_campaign(
         numbers = check_numbers(
             {
                 "billable_threshold_ms": billable_threshold_ms,
-                "max_attempts": max_attempts or desk.settings().default_max_attempts,
+                "max_attempts": desk.settings().default_max_attempts if max_attempts is None else max_attempts,
                 "ring_budget_ms": ring_budget_ms,
                 "max_duration_ms": max_duration_ms,
             }

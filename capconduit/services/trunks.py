@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,20 +19,41 @@ from capconduit.vocab import CapScope, TrunkKind
 DEFAULT_PORT: Final = {TrunkKind.PJSIP: 5060, TrunkKind.IAX2: 4569}
 DEFAULT_CODECS: Final = "ulaw,alaw"
 MAX_HOSTS: Final = 64
-_HOST = re.compile(r"^(?:[A-Za-z0-9][A-Za-z0-9.\-]{0,252}|[0-9A-Fa-f:]{2,45})(?:/[0-9]{1,3})?$")
+_NAME_OF_HOST = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9.\-]{0,251}[A-Za-z0-9])?$")
 _CODECS = re.compile(r"^[a-z0-9]+(?:,[a-z0-9]+)*$")
 # Sections that the rendered configuration has for itself.
 RESERVED: Final = frozenset({"global", "system", "general", "guest", "acl"})
 
 
-def check_hosts(hosts: Sequence[str]) -> str:
-    """Addresses, networks or names, as they are kept: comma separated. Raises UsageError."""
+def check_hosts(hosts: Sequence[str], kind: TrunkKind = TrunkKind.PJSIP) -> str:
+    """Addresses, networks or names, as they are kept: comma separated. Raises UsageError.
+
+    The first is where calls are sent, so it is no network. IAX2 knows addresses and networks only.
+    """
     if not hosts or len(hosts) > MAX_HOSTS:
         raise UsageError("host-missing", "a trunk needs at least one host", "add --host 203.0.113.7")
-    for host in hosts:
-        if not _HOST.fullmatch(host):
-            raise UsageError("host-invalid", f"{host!r} is no host", "give an address, a network or a name")
+    if len(set(hosts)) != len(hosts):
+        raise UsageError("host-twice", "a host is named twice", "name each host once")
+    for position, host in enumerate(hosts):
+        _check_host(host, kind, first=position == 0)
     return ",".join(hosts)
+
+
+def _check_host(host: str, kind: TrunkKind, *, first: bool) -> None:
+    form = "give an address or a network" if kind is TrunkKind.IAX2 else "give an address, a network or a name"
+    try:
+        network = ipaddress.ip_network(host, strict=False)
+    except ValueError:
+        looks_numeric = set(host) <= set("0123456789./:")
+        if kind is TrunkKind.IAX2 or looks_numeric or not _NAME_OF_HOST.match(host):
+            raise UsageError("host-invalid", f"{host!r} is no host of a {kind} trunk", form) from None
+        return
+    if network.prefixlen == 0:
+        raise UsageError("host-invalid", f"{host!r} is the whole world", "name the carrier's networks")
+    if first and "/" in host:
+        raise UsageError(
+            "host-invalid", f"{host!r} is a network", "the first host is where calls are sent: name an address first"
+        )
 
 
 def check_port(port: int) -> int:
@@ -69,7 +91,7 @@ def add_trunk(
     check_name("trunk", name)
     if name.lower() in RESERVED or name.lower().startswith("capconduit"):
         raise UsageError("name-reserved", f"{name!r} is a section of the rendered configuration", "choose another name")
-    kept_hosts, kept_codecs, kept_region = check_hosts(hosts), check_codecs(codecs), check_region(region)
+    kept_hosts, kept_codecs, kept_region = check_hosts(hosts, kind), check_codecs(codecs), check_region(region)
 
     def work(desk: Desk) -> Trunk:
         trunk = Trunk(
@@ -102,7 +124,7 @@ def show_trunk(office: Office, name: str) -> Trunk:
 def set_trunk(office: Office, name: str, **fields: Any) -> Trunk:
     """Change hosts (a list), port, codecs or region. Render again afterwards. Raises UsageError, NotFound."""
     checks: dict[str, Callable[[Any], object]] = {
-        "hosts": check_hosts,
+        "hosts": list,
         "port": check_port,
         "codecs": check_codecs,
         "region": check_region,
@@ -111,6 +133,8 @@ def set_trunk(office: Office, name: str, **fields: Any) -> Trunk:
 
     def work(desk: Desk) -> Trunk:
         trunk = desk.named(Trunk, name)
+        if "hosts" in kept:
+            kept["hosts"] = check_hosts(kept["hosts"], trunk.kind)
         changed = replace(trunk, **kept, updated_ms=desk.now_ms)
         desk.change("trunk", trunk, changed)
         return changed

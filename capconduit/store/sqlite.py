@@ -8,14 +8,24 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from capconduit.domain.books import CallKey
 from capconduit.errors import DatabaseError, Refused
-from capconduit.store.sqlstore import Dialect, RetryTransaction, SqlStore, SqlTransaction, value_refused
+from capconduit.store.sqlstore import (
+    RETRIES,
+    RETRY_PAUSE_S,
+    Dialect,
+    RetryTransaction,
+    SqlStore,
+    SqlTransaction,
+    value_refused,
+)
 
 BUSY_TIMEOUT_MS: Final = 5_000
 CACHE_KIB: Final = 16_384
@@ -176,17 +186,33 @@ class SqliteStore(SqlStore):
             raise DatabaseError("database-missing", f"there is no database {self.path}", "run `capconduit init` first")
         with _translated(self.path):
             connection = sqlite3.connect(
-                f"file:{self.path}?mode={'rwc' if self._create else 'rw'}",
+                f"file:{quote(str(self.path))}?mode={'rwc' if self._create else 'rw'}",
                 uri=True,
                 timeout=BUSY_TIMEOUT_MS / 1_000,
                 isolation_level=None,
                 check_same_thread=False,  # close() ends connections of threads that are gone
                 cached_statements=STATEMENT_CACHE,
             )
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
         with self._guard:
             self._all.append(connection)
         return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """The settings of a connection. A new file becomes WAL once; SQLite does not wait for others in that moment."""
+        for attempt in range(RETRIES + 1):
+            try:
+                with _translated(self.path):
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.execute("PRAGMA synchronous = FULL")
+                    connection.execute("PRAGMA foreign_keys = ON")
+                    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+                return
+            except RetryTransaction:
+                if attempt == RETRIES:
+                    raise
+                time.sleep(RETRY_PAUSE_S * (attempt + 1))

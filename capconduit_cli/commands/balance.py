@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from capconduit.errors import DriftError
+from capconduit.errors import DriftError, UsageError
 from capconduit_cli.amounts import Amount, parse_signed_amount
 from capconduit_cli.names import SellerName
 from capconduit_cli.office import emit_change, office, well
@@ -123,8 +123,8 @@ def add(
     out: ChangeOutput,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the ledger.")],
     key: Annotated[
-        str, typer.Option("--key", metavar="TEXT", help="A key of your own: the same one again adds nothing.")
-    ] = "",
+        str | None, typer.Option("--key", metavar="TEXT", help="A key of your own: the same one again adds nothing.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Add money to a seller's account, or take it back.
@@ -135,7 +135,7 @@ def add(
 
     made = office(ctx, dry_run=dry_run)
     before = show_balance(made, seller)
-    entry = adjust(made, seller, amount.within(before.seller.currency), reason=reason, key=key)
+    entry = adjust(made, seller, amount.within(before.seller.currency), reason=reason, key=_given_key(key))
     after = show_balance(made, seller)
     if dry_run:
         after = replace(before, account=replace(before.account, balance_micros=entry.balance_after_micros))
@@ -175,3 +175,10 @@ def verify(ctx: typer.Context, out: ListOutput) -> None:
             "stop the daemons and compare with `capconduit balance ledger`",
         )
     well("every balance is the sum of its ledger")
+
+
+def _given_key(key: str | None) -> str:
+    """The key, or nothing where none was meant: an empty one is an unset variable of somebody's script."""
+    if key is not None and not key.strip():
+        raise UsageError("key-empty", "--key is empty", "give a text of your own, or leave --key out")
+    return key or ""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from capconduit.clock import Clock
-from capconduit.domain.calls import DialAnswer, RouteAnswer, RouteRequest, SettleReport
+from capconduit.domain.calls import DialAnswer, RouteAnswer, RouteRequest, SettleAnswer, SettleReport
 from capconduit.errors import DatabaseError
 from capconduit.services.engine import EngineBusy
 from capconduit.vocab import CcVariable, RejectCode, Verdict
@@ -112,17 +112,20 @@ class RouteHandler:
 
     def _give_back(self, uniqueid: str, witness: str) -> None:
         log.warning("a decision was %s and is given back", witness, extra={"uniqueid": uniqueid})
-        self._meter.forget(uniqueid)
         report = SettleReport(node=self._node, uniqueid=uniqueid, reject=RejectCode.ENGINE_TIMEOUT, witness=witness)
         try:
-            self._asker.ask(report).add_done_callback(_told_if_failed)
+            self._asker.ask(report).add_done_callback(lambda answered: self._given_back(uniqueid, answered))
         except EngineBusy:
             log.error("not given back, the engine is busy", extra={"uniqueid": uniqueid})
 
-
-def _told_if_failed(future: asyncio.Future[object]) -> None:
-    if not future.cancelled() and future.exception() is not None:
-        log.error("not given back: %s", future.exception())
+    def _given_back(self, uniqueid: str, answered: asyncio.Future[SettleAnswer]) -> None:
+        """A call that had been dialled after all goes on, and goes on being watched."""
+        if answered.cancelled():
+            return
+        if (error := answered.exception()) is not None:
+            log.error("not given back: %s", error, extra={"uniqueid": uniqueid})
+        elif answered.result().first:
+            self._meter.forget(uniqueid)
 
 
 def _told(answer: RouteAnswer) -> str:

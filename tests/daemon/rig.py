@@ -53,6 +53,7 @@ class Rig:
         self.with_ami = with_ami
         self.deadline_ms = deadline_ms
         self.node = "rig"
+        self.socket = "c.sock"
         self.url = url or f"sqlite:///{directory}/rig.sqlite"
         self.store = open_store(self.url, create=True)
         prepare_database(self.store, SystemClock())
@@ -107,7 +108,7 @@ class Rig:
             f'[database]\nurl = "{self.url}"\n'
             f'[fastagi]\nlisten = "127.0.0.1:{self.port}"\ndeadline_ms = {self.deadline_ms}\n'
             f'[ami]\nhost = "{host}"\nport = {self.ami.port}\nsecret = "file:{secret}"\n'
-            f'[node]\nname = "{self.node}"\n[control]\nsocket = "{self.dir}/c.sock"\n'
+            f'[node]\nname = "{self.node}"\n[control]\nsocket = "{self.dir}/{self.socket}"\n'
         )
         with (self.dir / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -120,7 +121,7 @@ class Rig:
         connection = http.client.HTTPConnection("localhost", timeout=2)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.sock.connect(f"{self.dir}/c.sock")
+            connection.sock.connect(f"{self.dir}/{self.socket}")
             connection.request("GET", "/status")
             told: dict[str, Any] = json.loads(connection.getresponse().read())
             return told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from asterisk_simulator.behaviours import Answers, Busy, CallerCancels, CallSpec, NoAnswer, Unavailable
-from capconduit.services.campaigns import pause_campaign
+from capconduit.services.campaigns import pause_campaign, set_campaign
 from capconduit.vocab import CallState, CapMetric, CapScope, HungUpBy
 from tests.daemon.rig import CALLER, NUMBER, Rig, until
 
@@ -232,9 +233,9 @@ def test_sigterm_drains_and_ends_with_zero(tmp_path: Path) -> None:
 
 def test_a_second_daemon_on_the_same_port_says_what_to_do(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        first = rig.process
+        first, rig.socket = rig.process, "other.sock"
         rig.spawn()
-        second, rig.process = rig.process, first
+        second, rig.process, rig.socket = rig.process, first, "c.sock"
         assert second is not None
         await until(lambda: second.poll() is not None)
         assert second.returncode == 2
@@ -270,5 +271,51 @@ def test_a_verdict_that_asterisk_did_not_take_is_given_back(tmp_path: Path) -> N
         await until(lambda: not rig.live())
         assert [c.witness for c in rig.cdrs()] == ["undelivered"]
         await rig.at_rest()
+
+    run(tmp_path, test)
+
+
+def test_no_report_bills_more_than_a_call_can_last(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.fund("10000")
+        set_campaign(rig.office, "solar", max_duration_ms=60_000)
+        await rig.route("u-1")
+        await rig.settle("u-1", "ANSWER", "999999999")
+        (cdr,) = rig.cdrs()
+        assert cdr.talk_ms <= 62_000
+        assert cdr.answered_ms is not None
+        assert cdr.answered_ms >= cdr.arrived_ms
+        assert cdr.amount_micros <= 620_000
+
+    run(tmp_path, test, with_ami=False)
+
+
+def test_a_call_from_a_trunk_that_the_estate_does_not_know_is_recorded_as_it_came(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.fund("10")
+        rig.cap(CapScope.TRUNK, "carrier", CapMetric.CONCURRENT, "0")
+        told = await rig.exchange("route", "u-1", "u-1", NUMBER, CALLER, "", "nope", "", "", "")
+        assert told.variables["CC_VERDICT"] == "dial"
+        await rig.settle("u-1")
+        assert rig.cdrs()[0].trunk == "nope"
+        told = await rig.exchange("route", "u-2", "u-2", NUMBER, CALLER, "", "", "", "", "")
+        assert told.variables["CC_REASON"] == "cap_reached:trunk:concurrent"
+
+    run(tmp_path, test)
+
+
+def test_a_second_daemon_does_not_take_the_control_socket(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        first, port = rig.process, rig.port
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            rig.port = int(probe.getsockname()[1])
+        rig.spawn()
+        second, rig.process, rig.port = rig.process, first, port
+        assert second is not None
+        await until(lambda: second.poll() is not None)
+        assert second.returncode == 2
+        assert "[control-socket-taken]" in rig.log()
+        assert rig.status()["ready"]
 
     run(tmp_path, test)

@@ -398,8 +398,10 @@ class World:
         caps.clear_caps(office, scope, name)
 
     def _adjust(self, office: Office) -> None:
-        amount = self.rng.choice([DOLLAR, 100_000, -100_000, -DOLLAR, -10 * DOLLAR])
         seller = self.rng.choice(self.builder.sellers).name
+        account = sellers.show_seller(office, seller).account
+        everything = [-account.balance_micros or 1, -account.available_micros or 1, -account.available_micros - 1]
+        amount = self.rng.choice([DOLLAR, 5 * DOLLAR, 100_000, -100_000, -DOLLAR, *everything])
         self.say(f"{seller} balance {amount:+}")
         balances.adjust(office, seller, amount, reason="simulated", key=self.rng.choice(["", "", f"k{amount}"]))
 

@@ -496,13 +496,13 @@ def test_a_cap_that_is_cleared_and_set_keeps_its_count(open_shop: Shop) -> None:
     till.verify()
 
 
-def test_a_cap_of_the_trunk_counts_the_calls_of_unknown_peers_on_its_dids(shop: Till) -> None:
-    shop.dial(route_of("a", trunk="stranger"))
+def test_a_cap_of_the_trunk_counts_the_calls_without_a_trunk_on_its_dids(shop: Till) -> None:
+    shop.dial(route_of("a", trunk=""))
     shop.ask(settle_of("a"))
-    shop.dial(route_of("b", trunk="carrier"))
+    shop.dial(route_of("b", trunk=""))
     view = set_caps(shop.office(), CapScope.TRUNK, "carrier", [parse_limit(CapMetric.ATTEMPTS, "2/day")])[0]
     assert (view.used, view.in_flight) == (1, 1)
-    shop.reject(route_of("c", trunk="stranger"))
+    shop.reject(route_of("c", trunk=""))
 
 
 # --- the counts are true ---------------------------------------------------------------------------------------------

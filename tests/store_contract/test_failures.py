@@ -175,6 +175,17 @@ def test_what_sqlite_commits_is_on_the_disk(opened: Opener, tmp_path: Path) -> N
     assert seen == [(2, 1)]  # every thread's own connection
 
 
+def test_a_file_may_have_any_name(opened: Opener, tmp_path: Path) -> None:
+    path = tmp_path / "a b%20c?d#e ü.sqlite"
+    store = opened(f"sqlite:///{path}")
+    store.upgrade(T0)
+    assert path.exists()
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(path.name)] == []
+    again = open_store(f"sqlite:///{path}")
+    assert again.schema_version() == store.schema_version()
+    again.close()
+
+
 def test_a_missing_file_is_not_made_by_looking(tmp_path: Path) -> None:
     path = tmp_path / "none.sqlite"
     store = open_store(f"sqlite:///{path}")

@@ -84,10 +84,10 @@ def test_the_number_is_found_in_every_notation_of_the_trunk_s_region() -> None:
     assert reject_of(builder, dnid="02071838750", trunk="nobody") == "did_unknown"
 
 
-def test_an_unknown_peer_counts_for_the_did_s_own_trunk() -> None:
+def test_a_call_that_names_no_trunk_counts_for_the_did_s_own() -> None:
     builder = small_estate()
     builder.trunk("other")
-    assert decide(builder, trunk="nobody").trunk == builder.trunks[0]
+    assert decide(builder, trunk="").trunk == builder.trunks[0]
     assert decide(builder, trunk="other").trunk == builder.trunks[1]
 
 
