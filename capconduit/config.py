@@ -46,6 +46,12 @@ def _key(default: Value, help: str, check: Callable[[Value], None] | None = None
     return field(default=default, metadata={"help": help, "check": check, "empty": empty})
 
 
+def _file_path(value: Value) -> None:
+    path = str(value)
+    if path and (not path.startswith("/") or path.endswith("/")):
+        raise Invalid("does not name an absolute file", "write it like /var/lib/capconduit/settlements.journal")
+
+
 @dataclass(frozen=True)
 class DatabaseConfig:
     """Where everything is kept. After `load_config` the URL is never empty."""
@@ -119,6 +125,13 @@ class NodeConfig:
         "Name of this node; calls and places remember which node holds them, so each node needs its own.",
         rules.node_name,
         empty="the first label of the host name",
+    )
+    journal: str = _key(
+        "",
+        "File in which ends of calls wait while the database is away, so that they can be acknowledged; on a local"
+        " disk, one for each daemon. <file>.lock and <file>.aside are beside it.",
+        _file_path,
+        empty="settlements.journal beside the SQLite file; with PostgreSQL in the state directory",
     )
 
 
@@ -340,7 +353,7 @@ def load_config(path: Path | None, env: Mapping[str, str]) -> Config:
     overrides = _from_environment(env)
     values |= overrides
     sources |= dict.fromkeys(overrides, "environment")
-    for dotted, fallback in _dynamic_defaults(env).items():
+    for dotted, fallback in _dynamic_defaults(env, values).items():
         values[dotted] = values.get(dotted) or fallback
     return _assemble(values, origin, sources)
 
@@ -416,7 +429,7 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Value]:
     return values
 
 
-def _dynamic_defaults(env: Mapping[str, str]) -> dict[str, Value]:
+def _dynamic_defaults(env: Mapping[str, str], values: Mapping[str, Value]) -> dict[str, Value]:
     """What an empty value of these keys stands for on this machine."""
     state = state_dir(env)
     # Root's is fixed: a login shell has XDG_RUNTIME_DIR and a service has not, and both must find the same socket.
@@ -424,10 +437,13 @@ def _dynamic_defaults(env: Mapping[str, str]) -> dict[str, Value]:
     if os.geteuid() != 0 and env.get("XDG_RUNTIME_DIR"):
         run = Path(env["XDG_RUNTIME_DIR"]) / "capconduit"
     label = re.sub(r"[^A-Za-z0-9_-]", "-", os.uname().nodename.split(".")[0])[:32]
+    url = str(values.get("database.url") or f"sqlite://{state / 'capconduit.sqlite'}")
+    file = DatabaseConfig(url=url).sqlite_path
     return {
-        "database.url": f"sqlite://{state / 'capconduit.sqlite'}",
+        "database.url": url,
         "control.socket": str(run / "control.sock"),
         "node.name": label or "node",
+        "node.journal": str((file.parent if file else state) / "settlements.journal"),
     }
 
 

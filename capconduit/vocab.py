@@ -51,11 +51,9 @@ class CallState(StrEnum):
 
 
 class PlaceState(StrEnum):
-    """Life of a place in a cap (a slot)."""
+    """Life of a place in a cap (a slot). While it is held, its call tells how far it has come: held, dialing, up."""
 
     HELD = "held"
-    DIALING = "dialing"
-    UP = "up"
     RELEASED = "released"
 
 
@@ -95,6 +93,10 @@ class CapMetric(StrEnum):
     CPS = "cps"
 
 
+# Caps by these reserve what a call's funding covers, and settle to what it used.
+RESERVED_METRICS: Final = frozenset({CapMetric.MINUTES, CapMetric.SPEND})
+
+
 class WindowKind(StrEnum):
     """Over which time a cap counts. `none` belongs to concurrent and cps."""
 
@@ -104,6 +106,7 @@ class WindowKind(StrEnum):
     WEEK = "week"
     MONTH = "month"
     TOTAL = "total"
+    ROLLING = "rolling"
 
 
 class Strategy(StrEnum):
@@ -111,6 +114,21 @@ class Strategy(StrEnum):
 
     PRIORITY = "priority"
     WEIGHTED = "weighted"
+    ROUND_ROBIN = "round-robin"
+    PERCENTAGE = "percentage"
+    LEAST_COST = "least-cost"
+    HIGHEST_PAYOUT = "highest-payout"
+    LONGEST_IDLE = "longest-idle"
+    FEWEST_ACTIVE = "fewest-active"
+    RING_ALL = "ring-all"
+
+
+class Attestation(StrEnum):
+    """How far a carrier vouches for the caller's number (ATIS-1000074), the best first."""
+
+    A = "A"
+    B = "B"
+    C = "C"
 
 
 class TargetKind(StrEnum):
@@ -186,6 +204,9 @@ class EventKind(StrEnum):
     HOLD_EXTENDED = "hold.extended"
     CAP_REACHED = "cap.reached"
     BALANCE_CHANGED = "balance.changed"
+    BALANCE_LOW = "balance.low"
+    TARGET_RESTED = "target.rested"
+    TARGET_REVIVED = "target.revived"
     SETTLEMENT_DISAGREED = "settlement.disagreed"
     ESTATE_CHANGED = "estate.changed"
     NODE_STARTED = "node.started"
@@ -256,6 +277,7 @@ SIP_FOR_OTHER_CAUSES: Final = 603
 
 CAUSE_NO_ANSWER: Final = 19  # stands for HANGUPCAUSE 0 (after a Dial timeout) and 127 (after CANCEL)
 CAUSE_NORMAL: Final = 16
+CAUSE_ANSWERED_ELSEWHERE: Final = 26  # a leg of ring-all that another was quicker than
 
 
 class CcVariable(StrEnum):

@@ -6,7 +6,8 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from capconduit.services.engine import Command, Engine
+from capconduit.domain.needs import Command
+from capconduit.services.engine import Engine
 
 
 class Asker:

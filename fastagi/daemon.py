@@ -25,6 +25,7 @@ from fastagi.handlers.attempt import AttemptHandler
 from fastagi.handlers.route import RouteHandler
 from fastagi.handlers.settle import SettleHandler
 from fastagi.housekeeping import Housekeeping
+from fastagi.journal import Journal
 from fastagi.meter import Meter
 from fastagi.reconciler import Reconciler
 from fastagi.systemd import notify, watchdog_interval_s
@@ -35,6 +36,8 @@ ENGINE_STOP_S: Final = 10.0
 HEARTBEAT_S: Final = 3.0
 SUSPECT_MS: Final = 7_000  # a node that was up so short a time ago may have another daemon: two heartbeats tell
 LAST_WORD_S: Final = 5.0  # for the node's row at the end
+OVERDUE_S: Final = 10.0  # without a heartbeat written: the database hangs
+AMI_BACKOFF_S: Final = 4.0  # what an Asterisk left behind is settled within ten seconds of its being back
 
 
 class DaemonFailed(Exception):
@@ -60,12 +63,15 @@ class Daemon:
         self._started_ms = clock.now_ms()
         self._engine = Engine(store, clock)
         self._housekeeping = Housekeeping(store)
+        self._journal = Journal(Path(config.node.journal), self.boot_id)
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._draining = False
         self._failed = False
         self._has_double = False
         self._alone_from_s = 0.0
+        self._written_s: float | None = None  # when the last heartbeat was written; None: the last one was not
+        self._batches_then = 0
         self.agi_port = 0
 
     async def run(self) -> None:
@@ -88,6 +94,7 @@ class Daemon:
     async def _start(self) -> None:
         self._control = ControlServer(Path(self._config.control.socket), self.status, self.stop)
         await self._control.refuse_if_taken()
+        await self._journal.open()
         known = await self._look_at_nodes()
         self._engine.start()
         asker = Asker(self._engine)
@@ -98,16 +105,20 @@ class Daemon:
                 asker, self._meter, self.node, self.boot_id, self._clock, self._config.fastagi.deadline_ms
             ).endpoint(),
             "attempt": AttemptHandler(asker, self._meter, self.node).endpoint(),
-            "settle": SettleHandler(asker, self._meter, self.node).endpoint(),
+            "settle": SettleHandler(
+                asker, self._meter, self._journal, self.node, self._clock.now_ms, lambda: self._reconciler.on_kept()
+            ).endpoint(),
         }
         limits = AgiLimits(deadline_ms=self._config.fastagi.deadline_ms, connections=self._config.limits.connections)
         self._agi = AgiServer(handlers, limits, logging.getLogger("fastagi.agi"))
         for call in await self._housekeeping.node_calls(self.node):
             self._meter.adopt(call)
-        await self._listen()
         self._reconciler = Reconciler(
-            asker, self._ami, self._meter, self._housekeeping, self.node, self._clock.now_ms, self._is_alone
-        )
+            asker, self._ami, self._meter, self._housekeeping, self._journal,
+            self.node, self._clock.now_ms, self._is_alone,
+        )  # fmt: skip
+        self._written_s = asyncio.get_running_loop().time()
+        await self._listen()
         if self._ami is not None:
             self._ami.start()
             self._spawn(self._consume(self._ami), "ami-events")
@@ -124,9 +135,10 @@ class Daemon:
             if node.name != self.node and node.state == "up" and await self._housekeeping.node_calls(node.name):
                 log.info("node %s has live calls; its own daemon looks after them", node.name)
             elif node.name != self.node and await self._housekeeping.node_calls(node.name):
-                log.warning("node %s is down and has live calls: nobody looks after them", node.name)
+                log.warning("node %s is down and has live calls: they are settled when their money is used", node.name)
         mine = nodes.get(self.node)
-        if mine is not None and mine.state == "up" and self._started_ms - mine.seen_ms < SUSPECT_MS:
+        died = mine is not None and self._journal.follows(mine.boot_id)
+        if mine is not None and mine.state == "up" and not died and self._started_ms - mine.seen_ms < SUSPECT_MS:
             loop = asyncio.get_running_loop()
             self._alone_from_s = loop.time() + SUSPECT_MS / MS_PER_SECOND
             loop.call_at(self._alone_from_s + 0.1, lambda: self._reconciler.wake())
@@ -142,7 +154,11 @@ class Daemon:
             log.warning("AMI is off: talk times come from the channels, and calls end when their first slice is used")
             return None
         settings = AmiSettings(
-            host=ami.host, port=ami.port, username=ami.username, secret=resolve_secret(ami.secret, os.environ)
+            host=ami.host,
+            port=ami.port,
+            username=ami.username,
+            secret=resolve_secret(ami.secret, os.environ),
+            backoff_max_s=AMI_BACKOFF_S,
         )
         return AmiLink(
             settings,
@@ -172,17 +188,32 @@ class Daemon:
         first = True
         while True:
             try:
-                mine = next((n for n in await self._housekeeping.nodes() if n.name == self.node), None)
+                nodes = await self._housekeeping.nodes()
+                self._reconciler.on_nodes(nodes)
+                mine = next((n for n in nodes if n.name == self.node), None)
                 self._has_double = not first and mine is not None and mine.boot_id != self.boot_id
                 if self._has_double:
                     log.critical("another daemon runs as node %s: give each its own node.name", self.node)
             except CapConduitError as error:
                 log.warning("heartbeat: %s", error)
-            await self._write_node("up")
+            was_away = self._database_away()
+            written = await self._write_node("up")
+            self._written_s = asyncio.get_running_loop().time() if written else None
+            if written:
+                self._batches_then = self._engine.batches
+                if was_away:
+                    self._reconciler.wake()
             first = False
             await asyncio.sleep(HEARTBEAT_S)
 
-    async def _write_node(self, state: str) -> None:
+    def _database_away(self) -> bool:
+        """The last heartbeat was not written or is overdue, or the engine has failed since."""
+        if self._written_s is None or asyncio.get_running_loop().time() - self._written_s > OVERDUE_S:
+            return True
+        return self._engine.failing and self._engine.batches > self._batches_then
+
+    async def _write_node(self, state: str) -> bool:
+        """Whether it was written."""
         node = Node(
             name=self.node,
             boot_id=self.boot_id,
@@ -195,6 +226,8 @@ class Daemon:
             await self._housekeeping.heartbeat(node)
         except CapConduitError as error:
             log.warning("heartbeat: %s", error)
+            return False
+        return True
 
     def _spawn(self, work: Any, name: str) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
@@ -231,6 +264,7 @@ class Daemon:
             await asyncio.wait_for(self._write_node("down"), LAST_WORD_S)
         except TimeoutError:
             log.warning("the database did not take the node's last word within %s s", LAST_WORD_S)
+        await self._journal.close()
         self._housekeeping.close()
         log.info("stopped")
 
@@ -244,7 +278,7 @@ class Daemon:
             reasons.append("draining")
         if self._ami is not None and not self._ami.up:
             reasons.append("ami down")
-        if self._engine.failing:
+        if self._database_away():
             reasons.append("database down")
         if self._has_double:
             reasons.append("another daemon runs as this node")
@@ -275,5 +309,6 @@ class Daemon:
                 "batches": self._engine.batches,
                 "commands": self._engine.commands,
             },
+            "journal": {"waiting": len(self._journal), "trouble": self._journal.trouble or None},
             "calls": len(self._meter),
         }

@@ -52,7 +52,7 @@ class _Watch:
     channel: str
     leg: LegTimes = field(default_factory=LegTimes)
     dest_uniqueid: str = ""
-    dialled: set[str] = field(default_factory=set)  # uniqueids of the targets' legs
+    dialled: dict[str, str] = field(default_factory=dict)  # targets' legs: uniqueid → what was dialled, "" unknown
     seen_ms: int = 0
     answered: bool = False
     answered_s: float | None = None
@@ -205,6 +205,7 @@ class Meter:
             if len(others) == 1 and not watch.dest_uniqueid:
                 self._link_leg(watch, others[0].uniqueid)
                 watch.dest_uniqueid = others[0].uniqueid
+                watch.leg = replace(watch.leg, dial=watch.dialled[watch.dest_uniqueid])
             if channel.bridge_id and not watch.answered:
                 watch.answered = True
             if watch.answered:
@@ -217,12 +218,13 @@ class Meter:
             if watch.gone is None and watch.leg.ended_ms is None:
                 watch.seen_ms = max(watch.seen_ms, now_ms)
 
-    def _link_leg(self, watch: _Watch, dest_uniqueid: str) -> None:
-        watch.dialled.add(dest_uniqueid)
+    def _link_leg(self, watch: _Watch, dest_uniqueid: str, dial: str = "") -> None:
+        watch.dialled[dest_uniqueid] = dial or watch.dialled.get(dest_uniqueid, "")
         self._callers[dest_uniqueid] = watch.uniqueid
 
     def _dial_began(self, watch: _Watch, event: DialBegan) -> None:
-        self._link_leg(watch, event.dest_uniqueid)
+        technology = event.dest_channel.partition("/")[0]
+        self._link_leg(watch, event.dest_uniqueid, f"{technology}/{event.dial_string}")
         watch.seen_ms = event.at_ms
 
     def _ringing(self, watch: _Watch, event: RingingBegan) -> None:
@@ -237,7 +239,7 @@ class Meter:
         self._link_leg(watch, event.dest_uniqueid)
         watch.dest_uniqueid = event.dest_uniqueid
         watch.channel = event.channel or watch.channel
-        watch.leg = replace(watch.leg, answered_ms=event.at_ms)
+        watch.leg = replace(watch.leg, answered_ms=event.at_ms, dial=watch.dialled[event.dest_uniqueid])
         watch.answered = True
         watch.answered_s = self._loop.time() - self._lag_s(event.at_ms)
         self._soon(watch)
@@ -333,7 +335,9 @@ class Meter:
             return None
         if left_s > slice_s / 2:
             return left_s - slice_s / 2
-        answer: ExtendAnswer | None = await self._asker.ask(ExtendRequest(node=self._node, uniqueid=watch.uniqueid))
+        answer: ExtendAnswer | None = await self._asker.ask(
+            ExtendRequest(node=self._node, uniqueid=watch.uniqueid, beyond_s=watch.meter.funded_s)
+        )
         if answer is None or watch.uniqueid not in self._watched:
             return None
         if answer.extended:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from capconduit.domain.books import Books, Changes, CounterKey
+from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import DialAnswer, RejectAnswer, RouteAnswer, RouteRequest
-from capconduit.domain.dialing import dial_string
 from capconduit.domain.estate import Estate
-from capconduit.domain.model import Attempt, Call, Campaign, Cdr, Event, Hold, Place
-from capconduit.domain.rating import Funding
-from capconduit.domain.routing import Decision, caps_of_rule, counter_key, find_did, route
+from capconduit.domain.model import Attempt, Call, Campaign, Cdr, Event, Hold, Place, RecentCaller, RuleState
+from capconduit.domain.rating import Funding, Tariff
+from capconduit.domain.routing import CapPlace, Decision, caller_of, find_did, first_dial, route, window_name
 from capconduit.domain.settings import Settings
-from capconduit.domain.strategies import Candidate
+from capconduit.domain.strategies import ROTATING, Candidate, advance
+from capconduit.domain.targets import began
+from capconduit.domain.tariffs import tariff_of
 from capconduit.domain.trace import dump_trace
+from capconduit.domain.usage import amount_of, counter_key, taken
 from capconduit.units import MS_PER_SECOND, ceil_div
 from capconduit.vocab import (
     CAUSE_NO_ANSWER,
@@ -23,6 +25,7 @@ from capconduit.vocab import (
     REJECTS,
     SIP_FOR_OTHER_CAUSES,
     CallState,
+    CapMetric,
     EventKind,
     HoldState,
     HungUpBy,
@@ -49,7 +52,7 @@ def admit(request: RouteRequest, estate: Estate, books: Books, now_ms: int, ids:
         last = books.attempts[known.id][known.attempt]
         if known.reject_reason:
             return all_failed(known.id, last.hangup_cause or CAUSE_NO_ANSWER), Changes()
-        return dial_answer(known, last, _campaign(estate, known)), Changes()
+        return dial_answer(known, legs_of(known, books), _campaign(estate, known)), Changes()
     ended = books.settled.get((request.node, request.uniqueid))
     if ended is not None and ended.reject_code:
         return _rejected_before(ended), Changes()
@@ -58,7 +61,7 @@ def admit(request: RouteRequest, estate: Estate, books: Books, now_ms: int, ids:
         return reject_answer(call_id, RejectCode.ENGINE_TIMEOUT, RejectCode.ENGINE_TIMEOUT, Settings()), Changes()
     call_id = ids()
     decision = route(request, estate, books, now_ms, call_id)
-    if decision.reject is not None or not decision.candidates:
+    if decision.reject is not None or decision.funding is None:
         return _reject(request, decision, estate, call_id, now_ms, ids)
     return _open(request, decision, estate, books, call_id, now_ms, ids)
 
@@ -107,16 +110,21 @@ def _rejected_before(cdr: Cdr) -> RejectAnswer:
     )
 
 
-def dial_answer(call: Call, attempt: Attempt, campaign: Campaign | None) -> DialAnswer:
-    """The answer that dials `attempt`. A campaign that is gone leaves the funded time as the ceiling."""
+def legs_of(call: Call, books: Books) -> list[Attempt]:
+    """The attempts of the Dial under way: one, or those that ring at once."""
+    return [a for a in books.attempts[call.id].values() if a.round == call.attempt or a.number == call.attempt]
+
+
+def dial_answer(call: Call, legs: Sequence[Attempt], campaign: Campaign | None) -> DialAnswer:
+    """The answer that dials `legs`. A campaign that is gone leaves the funded time as the ceiling."""
     return DialAnswer(
         call_id=call.id,
-        attempt=attempt.number,
-        dial=attempt.dial,
-        ring_s=attempt.ring_s,
+        attempt=call.attempt,
+        dial="&".join(leg.dial for leg in legs),
+        ring_s=legs[0].ring_s,
         funded_s=call.funded_s,
         ceiling_ms=campaign.max_duration_ms if campaign else call.funded_s * MS_PER_SECOND,
-        target=attempt.target_name,
+        target="&".join(leg.target_name for leg in legs),
     )
 
 
@@ -136,24 +144,30 @@ def event(ids: Ids, tenant_id: str, now_ms: int, kind: EventKind, subject: str, 
     )
 
 
-def take_places(keys: Iterable[CounterKey], call: Call, attempt: int, state: PlaceState, estate: Estate) -> list[Place]:
-    """Places of `call` in the caps of `keys`; one unit each."""
+def take_places(places: Iterable[CapPlace], call: Call, attempt: int, funding: Funding) -> list[Place]:
+    """Places of `call` in these caps: one call, or what its funding covers. Calls per second hold no place."""
     return [
         Place(
             call_id=call.id,
             attempt=attempt,
             cap_id=cap_id,
-            tenant_id=estate.caps[cap_id].cap.tenant_id,
+            tenant_id=zoned.cap.tenant_id,
             window_start_ms=start_ms,
-            amount=1,
-            state=state,
+            amount=amount_of(zoned.cap.metric, funding.funded_s, funding.hold_micros),
+            state=PlaceState.HELD,
             counted=0,
             reason="",
             node=call.node,
             boot_id=call.boot_id,
         )
-        for cap_id, start_ms in keys
+        for zoned, (cap_id, start_ms) in places
+        if zoned.cap.metric is not CapMetric.CPS
     ]
+
+
+def ticks(places: Iterable[CapPlace]) -> list[tuple[str, tuple[str, int]]]:
+    """What caps by calls per second count of a new call: one, for good."""
+    return [(zoned.cap.tenant_id, key) for zoned, key in places if zoned.cap.metric is CapMetric.CPS]
 
 
 def caps_filled(places: Iterable[Place], books: Books, estate: Estate, now_ms: int, ids: Ids) -> list[Event]:
@@ -161,32 +175,53 @@ def caps_filled(places: Iterable[Place], books: Books, estate: Estate, now_ms: i
     events = []
     for place in places:
         zoned = estate.caps[place.cap_id]
-        counter = books.counter(place.tenant_id, (place.cap_id, place.window_start_ms))
-        count = counter.used + counter.in_flight + place.amount
-        if zoned.cap.window_kind is not WindowKind.NONE and count == zoned.cap.limit_value:
+        if zoned.cap.window_kind is WindowKind.NONE:
+            continue
+        used, in_flight = taken(zoned, (place.cap_id, place.window_start_ms), books, now_ms)
+        if used + in_flight < zoned.cap.limit_value <= used + in_flight + place.amount:
             events.append(
                 event(
                     ids, place.tenant_id, now_ms, EventKind.CAP_REACHED, place.cap_id,
                     scope=zoned.cap.scope, limited=zoned.subject, metric=zoned.cap.metric,
-                    window=zoned.cap.window_kind, limit=zoned.cap.limit_value,
+                    window=window_name(zoned), limit=zoned.cap.limit_value,
                 )
             )  # fmt: skip
     return events
 
 
-def start_attempt(
-    call: Call, candidate: Candidate, number: int, ring_s: int, estate: Estate, now_ms: int
-) -> tuple[Attempt, list[Place]]:
-    """The next Dial of a call with the places it takes on the target's side."""
-    keys = [counter_key(zoned, now_ms) for zoned in caps_of_rule(estate, candidate.rule)]
-    attempt = Attempt(
+def start_dial(
+    call: Call,
+    dialled: Sequence[Candidate],
+    number: int,
+    ring_s: int,
+    funding: Funding,
+    estate: Estate,
+    books: Books,
+    now_ms: int,
+) -> tuple[list[Attempt], Changes]:
+    """The next Dial of a call, of one target or of several at once, with all that it takes on the targets' side."""
+    changes = Changes()
+    for leg, candidate in enumerate(dialled, number):
+        taken_here = [(zoned, counter_key(zoned, now_ms)) for zoned in candidate.offer.caps]
+        changes.attempts.append(_attempt(call, candidate, leg, number, ring_s, now_ms))
+        changes.places.extend(take_places(taken_here, call, leg, funding))
+        changes.ticks.extend(ticks(taken_here))
+    until_ms = dial_lease_ms(estate.settings(call.tenant_id), ring_s, now_ms)
+    changes.targets = [began(c.state, until_ms) for c in dialled]
+    changes.rules = _rotated(call, dialled, estate, books)
+    return list(changes.attempts), changes
+
+
+def _attempt(call: Call, candidate: Candidate, number: int, first: int, ring_s: int, now_ms: int) -> Attempt:
+    offer = candidate.offer
+    return Attempt(
         call_id=call.id,
         number=number,
         tenant_id=call.tenant_id,
-        target_id=candidate.target.id,
-        target_name=candidate.target.name,
-        rule_id=candidate.rule.id,
-        dial=dial_string(candidate.target),
+        target_id=offer.target.id,
+        target_name=offer.target.name,
+        rule_id=offer.rule.id,
+        dial=offer.dial,
         ring_s=ring_s,
         started_ms=now_ms,
         rang_ms=None,
@@ -194,13 +229,32 @@ def start_attempt(
         ended_ms=None,
         dialstatus=None,
         hangup_cause=None,
+        round=first,
+        rate_id=offer.rate_id,
+        tariff=offer.priced,
+        payout=offer.paid,
     )
-    return attempt, take_places(keys, call, number, PlaceState.DIALING, estate)
 
 
-def ring_seconds(candidate: Candidate, budget_left_ms: int) -> int:
-    """How long the target may ring: its own ring time within what is left of the campaign's budget; at least 1 s."""
-    return max(ceil_div(min(candidate.target.ring_ms, budget_left_ms), MS_PER_SECOND), 1)
+def _rotated(call: Call, dialled: Sequence[Candidate], estate: Estate, books: Books) -> list[RuleState]:
+    """The campaign's rotation goes on by the Dial of one target."""
+    campaign = estate.campaigns[call.campaign_id]
+    if campaign.strategy not in ROTATING:
+        return []
+    offers = [o for o in estate.offers(campaign).all if o.enabled]
+    rules = [(o.rule, books.cursor(o.rule.id)) for o in offers]
+    eligible = dialled[0].among or frozenset(o.rule.id for o in offers)
+    return [
+        RuleState(rule_id=rule.id, tenant_id=rule.tenant_id, cursor=cursor)
+        for rule, cursor in advance(campaign.strategy, rules, eligible, dialled[0].rule.id)
+    ]
+
+
+def ring_seconds(dialled: Sequence[Candidate], budget_left_ms: int) -> int:
+    """How long the target may ring: its own ring time (the longest of several) within what is left of the campaign's
+    budget; at least 1 s."""
+    longest_ms = max(c.target.ring_ms for c in dialled)
+    return max(ceil_div(min(longest_ms, budget_left_ms), MS_PER_SECOND), 1)
 
 
 def dial_lease_ms(settings: Settings, ring_s: int, now_ms: int) -> int:
@@ -208,20 +262,58 @@ def dial_lease_ms(settings: Settings, ring_s: int, now_ms: int) -> int:
     return now_ms + (ring_s + settings.lease_dial_extra_s) * MS_PER_SECOND
 
 
+def priced(call: Call, leg: Attempt, tariff: Tariff) -> Call:
+    """The call at the prices of `leg`."""
+    return replace(
+        call,
+        rate_id=leg.rate_id or call.rate_id,
+        connect_fee_micros=tariff.connect_fee_micros,
+        per_minute_micros=tariff.per_minute_micros,
+        first_s=tariff.first_s,
+        step_s=tariff.step_s,
+        then_after_s=tariff.then_after_s,
+        then_per_minute_micros=tariff.then_per_minute_micros,
+    )
+
+
 def _open(
     request: RouteRequest, decision: Decision, estate: Estate, books: Books, call_id: str, now_ms: int, ids: Ids
 ) -> tuple[RouteAnswer, Changes]:
-    did, seller, campaign, rate = decision.did, decision.seller, decision.campaign, decision.rate
-    funding = decision.funding
-    assert did is not None  # route() gave candidates, so it found all of these
+    seller, campaign, funding = decision.seller, decision.campaign, decision.funding
+    assert seller is not None  # route() gave candidates, so it found all of these
+    assert campaign is not None
+    assert funding is not None
+    dialled = first_dial(campaign, decision.candidates, campaign.max_attempts)
+    ring_s = ring_seconds(dialled, campaign.ring_budget_ms)
+    call = _call(request, decision, dialled[0], ring_s, estate, call_id, now_ms)
+    legs, changes = start_dial(call, dialled, 1, ring_s, funding, estate, books, now_ms)
+    changes.calls.append(call)
+    changes.places.extend(take_places(decision.places, call, 0, funding))
+    changes.ticks.extend(ticks(decision.places))
+    changes.holds.append(_hold(call, funding, ring_s, now_ms))
+    changes.callers.extend(_remembered(call, campaign))
+    changes.events.extend(caps_filled(changes.places, books, estate, now_ms, ids))
+    answer = dial_answer(call, legs, campaign)
+    changes.events.append(
+        event(
+            ids, call.tenant_id, now_ms, EventKind.CALL_STARTED, call.id,
+            did=call.did_number, caller=call.ani_e164 or call.ani, seller=seller.name, campaign=campaign.name,
+            target=answer.target, hold_micros=funding.hold_micros, funded_s=funding.funded_s,
+        )
+    )  # fmt: skip
+    return answer, changes
+
+
+def _call(
+    request: RouteRequest, decision: Decision, first: Candidate, ring_s: int, estate: Estate, call_id: str, now_ms: int
+) -> Call:
+    did, seller, campaign, funding = decision.did, decision.seller, decision.campaign, decision.funding
+    assert did is not None
     assert seller is not None
     assert campaign is not None
-    assert rate is not None
     assert funding is not None
-    settings = estate.settings(decision.tenant_id)
-    candidate = decision.candidates[0]
-    ring_s = ring_seconds(candidate, campaign.ring_budget_ms)
-    call = Call(
+    tariff = first.offer.tariff
+    return Call(
         id=call_id,
         tenant_id=decision.tenant_id,
         node=request.node,
@@ -242,12 +334,12 @@ def _open(
         did_number=did.number,
         seller_id=seller.id,
         campaign_id=campaign.id,
-        rate_id=rate.id,
+        rate_id=first.offer.rate_id,
         currency=seller.currency,
-        connect_fee_micros=rate.connect_fee_micros,
-        per_minute_micros=rate.per_minute_micros,
-        first_s=rate.first_s,
-        step_s=rate.step_s,
+        connect_fee_micros=tariff.connect_fee_micros,
+        per_minute_micros=tariff.per_minute_micros,
+        first_s=tariff.first_s,
+        step_s=tariff.step_s,
         billable_threshold_ms=campaign.billable_threshold_ms,
         strategy=campaign.strategy,
         attempt=1,
@@ -256,27 +348,25 @@ def _open(
         decided_ms=now_ms,
         answered_ms=None,
         seen_ms=now_ms,
-        lease_until_ms=dial_lease_ms(settings, ring_s, now_ms),
+        lease_until_ms=dial_lease_ms(estate.settings(decision.tenant_id), ring_s, now_ms),
         reject_reason="",
         trace=dump_trace(decision.checks),
+        leg=0,
+        then_after_s=tariff.then_after_s,
+        then_per_minute_micros=tariff.then_per_minute_micros,
     )
-    attempt, attempt_places = start_attempt(call, candidate, 1, ring_s, estate, now_ms)
-    places = [*take_places(decision.places, call, 0, PlaceState.DIALING, estate), *attempt_places]
-    changes = Changes(
-        calls=[call],
-        attempts=[attempt],
-        places=places,
-        holds=[_hold(call, funding, ring_s, now_ms)],
-        events=[
-            *caps_filled(places, books, estate, now_ms, ids),
-            event(
-                ids, call.tenant_id, now_ms, EventKind.CALL_STARTED, call.id,
-                did=call.did_number, caller=call.ani_e164 or call.ani, seller=seller.name, campaign=campaign.name,
-                target=attempt.target_name, hold_micros=funding.hold_micros, funded_s=funding.funded_s,
-            ),
-        ],
-    )  # fmt: skip
-    return dial_answer(call, attempt, campaign), changes
+
+
+def _remembered(call: Call, campaign: Campaign) -> list[RecentCaller]:
+    """The caller, where the campaign does not take the same one twice in a while."""
+    caller = caller_of(call.ani_e164, call.ani)
+    if not campaign.duplicate_window_ms or not caller:
+        return []
+    return [
+        RecentCaller(
+            campaign_id=campaign.id, caller=caller, tenant_id=call.tenant_id, call_id=call.id, at_ms=call.decided_ms
+        )
+    ]
 
 
 def _hold(call: Call, funding: Funding, ring_s: int, now_ms: int) -> Hold:
@@ -296,7 +386,7 @@ def _reject(
 ) -> tuple[RejectAnswer, Changes]:
     code = decision.reject or RejectCode.NO_TARGET
     answer = reject_answer(call_id, code, decision.reason or code.value, estate.settings(decision.tenant_id))
-    cdr = rejected_cdr(request, decision, answer, now_ms)
+    cdr = rejected_cdr(request, decision, answer, estate, now_ms)
     told = event(
         ids, decision.tenant_id, now_ms, EventKind.CALL_REJECTED, call_id,
         did=cdr.did, caller=cdr.caller_e164 or cdr.caller, reason=answer.reason, sip=answer.sip,
@@ -305,9 +395,11 @@ def _reject(
     return answer, Changes(cdrs=[cdr], events=[told])
 
 
-def rejected_cdr(request: RouteRequest, decision: Decision, answer: RejectAnswer, now_ms: int) -> Cdr:
+def rejected_cdr(request: RouteRequest, decision: Decision, answer: RejectAnswer, estate: Estate, now_ms: int) -> Cdr:
     """The record of a call that was never dialled."""
-    rate, campaign, seller = decision.rate, decision.campaign, decision.seller
+    campaign, seller = decision.campaign, decision.seller
+    rate = estate.rates[campaign.rate_id] if campaign else None
+    tariff = tariff_of(rate) if rate else Tariff(0, 0, 0, 0)
     arrived_ms = request.arrived_ms or now_ms
     return Cdr(
         call_id=answer.call_id,
@@ -352,10 +444,15 @@ def rejected_cdr(request: RouteRequest, decision: Decision, answer: RejectAnswer
         reject_reason=answer.reason,
         witness="route",
         currency=seller.currency if seller else "",
-        connect_fee_micros=rate.connect_fee_micros if rate else 0,
-        per_minute_micros=rate.per_minute_micros if rate else 0,
-        first_s=rate.first_s if rate else 0,
-        step_s=rate.step_s if rate else 0,
+        connect_fee_micros=tariff.connect_fee_micros,
+        per_minute_micros=tariff.per_minute_micros,
+        first_s=tariff.first_s,
+        step_s=tariff.step_s,
+        then_after_s=tariff.then_after_s,
+        then_per_minute_micros=tariff.then_per_minute_micros,
+        attempt=0,
+        payout_micros=0,
+        payout_tariff="",
         billable_threshold_ms=campaign.billable_threshold_ms if campaign else 0,
         billable=False,
         amount_micros=0,

@@ -6,19 +6,37 @@ never promises a place or a micro twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from capconduit.domain.model import Account, Attempt, Call, Cdr, Counter, Event, Hold, LedgerEntry, Place, Tombstone
+from capconduit.domain.model import (
+    Account,
+    Attempt,
+    Call,
+    Cdr,
+    Counter,
+    Event,
+    Hold,
+    LedgerEntry,
+    Place,
+    RecentCaller,
+    RuleState,
+    TargetState,
+    Tombstone,
+)
 from capconduit.vocab import HoldState, PlaceState
 
 CounterKey = tuple[str, int]  # cap id, start of the window (UTC ms)
 CallKey = tuple[str, str]  # node, uniqueid
+CallerKey = tuple[str, str]  # campaign id, caller
 
 
 @dataclass(slots=True)
 class Changes:
-    """What one decision does. Rows are whole new versions; `ended` are calls that leave the table of live calls."""
+    """What one decision does. Rows are whole new versions; `ended` are calls that leave the table of live calls.
+
+    `ticks` are counters that count one more for good, with their tenant (calls per second hold no places); `forgotten`
+    are callers whose call (the third) was not connected after all.
+    """
 
     calls: list[Call] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
@@ -29,6 +47,11 @@ class Changes:
     cdrs: list[Cdr] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     tombstones: list[Tombstone] = field(default_factory=list)
+    targets: list[TargetState] = field(default_factory=list)
+    rules: list[RuleState] = field(default_factory=list)
+    callers: list[RecentCaller] = field(default_factory=list)
+    forgotten: list[tuple[str, str, str]] = field(default_factory=list)
+    ticks: list[tuple[str, CounterKey]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -44,6 +67,10 @@ class Books:
     holds: dict[str, Hold] = field(default_factory=dict)
     settled: dict[CallKey, Cdr] = field(default_factory=dict)
     buried: set[CallKey] = field(default_factory=set)
+    targets: dict[str, TargetState] = field(default_factory=dict)
+    rules: dict[str, RuleState] = field(default_factory=dict)
+    callers: dict[CallerKey, RecentCaller] = field(default_factory=dict)
+    buckets: dict[str, set[int]] = field(default_factory=dict)  # starts of the buckets of caps that look back
 
     new_calls: set[str] = field(default_factory=set)
     dirty_calls: set[str] = field(default_factory=set)
@@ -57,6 +84,13 @@ class Books:
     new_cdrs: list[Cdr] = field(default_factory=list)
     new_events: list[Event] = field(default_factory=list)
     new_tombstones: list[Tombstone] = field(default_factory=list)
+    new_places: set[tuple[str, int, str]] = field(default_factory=set)
+    new_attempts: set[tuple[str, int]] = field(default_factory=set)
+    new_holds: set[str] = field(default_factory=set)
+    dirty_targets: set[str] = field(default_factory=set)
+    dirty_rules: set[str] = field(default_factory=set)
+    dirty_callers: set[CallerKey] = field(default_factory=set)
+    forgotten: list[tuple[str, str, str]] = field(default_factory=list)
 
     def account(self, seller_id: str) -> Account:
         """The seller's account; a missing one is a bug of the caller, who must lock it first."""
@@ -67,6 +101,37 @@ class Books:
         return self.counters.get(key) or Counter(
             tenant_id=tenant_id, cap_id=key[0], window_start_ms=key[1], used=0, in_flight=0, base=0
         )
+
+    def looking_back(self, cap_id: str, after_ms: int, until_ms: int) -> tuple[int, int]:
+        """(used, in flight) of a cap that looks back: the sum of its buckets that begin in (after, until]."""
+        used = in_flight = 0
+        for start in self.buckets.get(cap_id, ()):
+            if after_ms < start <= until_ms:
+                counter = self.counters[(cap_id, start)]
+                used += counter.used
+                in_flight += counter.in_flight
+        return used, in_flight
+
+    def target(self, tenant_id: str, target_id: str) -> TargetState:
+        """What a target has been through; one that was never dialled, nothing."""
+        return self.targets.get(target_id) or TargetState(
+            target_id=target_id,
+            tenant_id=tenant_id,
+            active=0,
+            failures=0,
+            rested_until_ms=0,
+            probe_until_ms=0,
+            idle_since_ms=0,
+        )
+
+    def cursor(self, rule_id: str) -> int:
+        """Where a rule stands in its campaign's rotation."""
+        state = self.rules.get(rule_id)
+        return state.cursor if state else 0
+
+    def recent_caller(self, key: CallerKey) -> RecentCaller | None:
+        """The last call of a caller in a campaign, if one is remembered."""
+        return self.callers.get(key)
 
     def call_of(self, key: CallKey) -> Call | None:
         """The live call of a channel."""
@@ -81,7 +146,10 @@ class Books:
         """Take over the changes of one decision, with counters and accounts that follow from them."""
         self._apply_calls(changes)
         for attempt in changes.attempts:
-            self.attempts.setdefault(attempt.call_id, {})[attempt.number] = attempt
+            own = self.attempts.setdefault(attempt.call_id, {})
+            if attempt.number not in own:
+                self.new_attempts.add((attempt.call_id, attempt.number))
+            own[attempt.number] = attempt
             self.dirty_attempts.add((attempt.call_id, attempt.number))
         for place in changes.places:
             self._apply_place(place)
@@ -98,6 +166,34 @@ class Books:
             self.buried.add((tombstone.node, tombstone.uniqueid))
             self.new_tombstones.append(tombstone)
         self.new_events.extend(changes.events)
+        self._apply_states(changes)
+
+    def _apply_states(self, changes: Changes) -> None:
+        for target in changes.targets:
+            self.targets[target.target_id] = target
+            self.dirty_targets.add(target.target_id)
+        for rule in changes.rules:
+            self.rules[rule.rule_id] = rule
+            self.dirty_rules.add(rule.rule_id)
+        for caller in changes.callers:
+            self.callers[(caller.campaign_id, caller.caller)] = caller
+            self.dirty_callers.add((caller.campaign_id, caller.caller))
+        for campaign_id, caller_id, call_id in changes.forgotten:
+            known = self.callers.get((campaign_id, caller_id))
+            if known is not None and known.call_id == call_id:
+                del self.callers[(campaign_id, caller_id)]
+                self.dirty_callers.discard((campaign_id, caller_id))
+            self.forgotten.append((campaign_id, caller_id, call_id))
+        for tenant_id, key in changes.ticks:
+            counter = self.counter(tenant_id, key)
+            self._put_counter(key, replace(counter, used=counter.used + 1))
+
+    def _put_counter(self, key: CounterKey, counter: Counter) -> None:
+        self.counters[key] = counter
+        self.dirty_counters.add(key)
+        starts = self.buckets.get(key[0])
+        if starts is not None:
+            starts.add(key[1])
 
     def _apply_calls(self, changes: Changes) -> None:
         for call in changes.calls:
@@ -121,6 +217,8 @@ class Books:
         before = own.get((place.attempt, place.cap_id))
         if before is not None and before.state is PlaceState.RELEASED:
             return
+        if before is None:
+            self.new_places.add((place.call_id, place.attempt, place.cap_id))
         own[(place.attempt, place.cap_id)] = place
         self.dirty_places.add((place.call_id, place.attempt, place.cap_id))
         key = (place.cap_id, place.window_start_ms)
@@ -132,11 +230,12 @@ class Books:
         else:
             in_flight += place.amount
         if (used, in_flight) != (counter.used, counter.in_flight):
-            self.counters[key] = replace(counter, used=used, in_flight=in_flight)
-            self.dirty_counters.add(key)
+            self._put_counter(key, replace(counter, used=used, in_flight=in_flight))
 
     def _apply_hold(self, hold: Hold) -> None:
         before = self.holds.get(hold.call_id)
+        if before is None:
+            self.new_holds.add(hold.call_id)
         open_before = before.amount_micros if before and before.state is HoldState.OPEN else 0
         open_after = hold.amount_micros if hold.state is HoldState.OPEN else 0
         self.holds[hold.call_id] = hold
@@ -147,22 +246,3 @@ class Books:
     def _put_account(self, account: Account) -> None:
         self.accounts[account.seller_id] = account
         self.dirty_accounts.add(account.seller_id)
-
-
-def violations(books: Books, limits: Iterable[tuple[CounterKey, int, int]]) -> list[str]:
-    """The promises that do not hold in `books`; empty when all is well.
-
-    `limits` are (key, used + in_flight before, limit): a cap that was lowered below its use may stay above, never grow.
-    """
-    broken = [
-        f"account {a.seller_id}: available {a.available_micros}"
-        for a in books.accounts.values()
-        if a.available_micros < 0
-    ]
-    for key, before, limit in limits:
-        counter = books.counters.get(key)
-        if counter and counter.used + counter.in_flight > max(limit, before):
-            broken.append(f"cap {key[0]}: {counter.used} + {counter.in_flight} over {limit}")
-        if counter and (counter.in_flight < 0 or counter.used < 0):
-            broken.append(f"cap {key[0]}: negative count")
-    return broken

@@ -50,12 +50,14 @@ class LegTimes:
     """What AMI saw of the target's leg (UTC ms); None for what it did not see.
 
     `clock_talk_ms`: from answer to end by our own monotonic clock, which no change of the wall clock moves.
+    `dial` is what was dialled for the leg that answered, as in DialAnswer.dial; empty where AMI did not tell.
     """
 
     rang_ms: int | None = None
     answered_ms: int | None = None
     ended_ms: int | None = None
     clock_talk_ms: int | None = None
+    dial: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +93,11 @@ class AnswerReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtendRequest:
-    """More funding is wanted for a live call."""
+    """More funding is wanted for a live call, beyond the `beyond_s` seconds that it is known to have (None: any)."""
 
     node: str
     uniqueid: str
+    beyond_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,18 +6,76 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from capconduit.domain.model import Campaign, Cap, Did, Rate, Rule, Seller, Setting, Target, Tenant, Trunk
+from capconduit.domain.blocklist import Blocklist
+from capconduit.domain.dialing import dial_string
+from capconduit.domain.model import (
+    Block,
+    Campaign,
+    Cap,
+    Did,
+    Rate,
+    Rule,
+    Schedule,
+    Seller,
+    Setting,
+    Target,
+    Tenant,
+    Trunk,
+)
+from capconduit.domain.rating import Tariff, minimum_micros
+from capconduit.domain.schedules import Opening, parse_holidays, parse_hours
 from capconduit.domain.settings import Settings, settings_of
-from capconduit.vocab import CapScope
+from capconduit.domain.tariffs import dump_tariff, tariff_of
+from capconduit.domain.windows import CPS_BUCKET_MS, CPS_WINDOW_MS, bucket_ms
+from capconduit.vocab import CapMetric, CapScope, WindowKind
 
 
 @dataclass(frozen=True, slots=True)
 class ZonedCap:
-    """A cap with the time zone its windows follow and the name of what it limits."""
+    """A cap with the time zone its windows follow and the name of what it limits.
+
+    One that looks back from now (a rolling window, calls per second) counts in buckets of `bucket_ms` and looks back
+    `rolling_ms`; both are 0 for the others.
+    """
 
     cap: Cap
     zone: str
     subject: str
+    rolling_ms: int = 0
+    bucket_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A rule made ready for decisions: its target, what a call there costs and pays out, how it is dialled, its caps.
+
+    `priced` and `paid` are the tariffs as they are kept with an attempt.
+    """
+
+    rule: Rule
+    target: Target
+    dial: str
+    rate_id: str
+    tariff: Tariff
+    payout: Tariff | None
+    priced: str
+    paid: str
+    opening: Opening | None
+    caps: Sequence[ZonedCap]
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the operator wants calls to go here."""
+        return self.rule.enabled and self.target.enabled
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """A campaign's offers in the order of their rules, and the least that a call to any enabled one needs."""
+
+    all: Sequence[Offer]
+    least_micros: int
+    least_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +92,8 @@ class Rows:
     rules: Sequence[Rule] = ()
     caps: Sequence[Cap] = ()
     settings: Sequence[Setting] = ()
+    schedules: Sequence[Schedule] = ()
+    blocks: Sequence[Block] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +112,21 @@ class Estate:
     rules_by_campaign: Mapping[str, Sequence[Rule]]
     caps: Mapping[str, ZonedCap]
     caps_by_scope: Mapping[tuple[CapScope, str], Sequence[ZonedCap]]
+    openings: Mapping[str, Opening]  # by the schedule's id
+    blocklist: Blocklist[Block]
     settings_by_tenant: Mapping[str, Settings] = field(default_factory=dict)
+    _offers: dict[str, Offers] = field(default_factory=dict)  # made when first asked for
+
+    def opening(self, schedule_id: str | None) -> Opening | None:
+        """A schedule made ready; None: always open."""
+        return self.openings[schedule_id] if schedule_id else None
+
+    def offers(self, campaign: Campaign) -> Offers:
+        """What a campaign's calls can be forwarded to."""
+        known = self._offers.get(campaign.id)
+        if known is None:
+            known = self._offers[campaign.id] = _make_offers(self, campaign)
+        return known
 
     def settings(self, tenant_id: str) -> Settings:
         """The settings in force for a tenant."""
@@ -65,6 +139,50 @@ class Estate:
     def scoped(self, scope: CapScope, scope_id: str | None) -> Sequence[ZonedCap]:
         """The caps on one entity, in the order they are checked."""
         return self.caps_by_scope.get((scope, scope_id), ()) if scope_id else ()
+
+
+def _make_offers(estate: Estate, campaign: Campaign) -> Offers:
+    offers = [_make_offer(estate, campaign, rule) for rule in estate.rules_by_campaign.get(campaign.id, ())]
+    tariffs = [o.tariff for o in offers if o.enabled]
+    if not tariffs:
+        tariffs = [tariff_of(estate.rates[campaign.rate_id])]
+    return Offers(offers, min(minimum_micros(t) for t in tariffs), min(t.first_s for t in tariffs))
+
+
+def _make_offer(estate: Estate, campaign: Campaign, rule: Rule) -> Offer:
+    """A rule's own rates stand before its target's, those before the campaign's; another currency than the seller's is
+    passed by (a target may serve sellers of several)."""
+    target, currency = estate.targets[rule.target_id], estate.sellers[campaign.seller_id].currency
+
+    def chosen(*rate_ids: str | None) -> Rate | None:
+        rates = (estate.rates[rate_id] for rate_id in rate_ids if rate_id)
+        return next((rate for rate in rates if rate.currency == currency), None)
+
+    rate = chosen(rule.rate_id, target.rate_id) or estate.rates[campaign.rate_id]
+    paid = chosen(rule.payout_rate_id, target.payout_rate_id)
+    tariff = tariff_of(rate, campaign.billable_threshold_ms)
+    payout = tariff_of(paid, campaign.billable_threshold_ms) if paid else None
+    return Offer(
+        rule=rule,
+        target=target,
+        dial=dial_string(target),
+        rate_id=rate.id,
+        tariff=tariff,
+        payout=payout,
+        priced=dump_tariff(tariff),
+        paid=dump_tariff(payout) if payout else "",
+        opening=estate.opening(target.schedule_id),
+        caps=(*estate.scoped(CapScope.TARGET, rule.target_id), *estate.scoped(CapScope.RULE, rule.id)),
+    )
+
+
+def zone_cap(cap: Cap, zone: str, subject: str) -> ZonedCap:
+    """A cap made ready for counting."""
+    if cap.metric is CapMetric.CPS:
+        return ZonedCap(cap, zone, subject, CPS_WINDOW_MS, CPS_BUCKET_MS)
+    if cap.window_kind is WindowKind.ROLLING:
+        return ZonedCap(cap, zone, subject, cap.window_ms, bucket_ms(cap.window_ms))
+    return ZonedCap(cap, zone, subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +240,9 @@ def build_estate(version: int, rows: Rows) -> Estate:
     )
     caps_by_scope: dict[tuple[CapScope, str], list[ZonedCap]] = defaultdict(list)
     caps: dict[str, ZonedCap] = {}
-    for cap in sorted(rows.caps, key=lambda c: (c.metric, c.window_kind, c.id)):
+    for cap in sorted(rows.caps, key=lambda c: (c.metric, c.window_kind, c.window_ms, c.id)):
         subject, zone = _subject_and_zone(cap, index, settings.get(cap.tenant_id) or Settings())
-        caps[cap.id] = ZonedCap(cap=cap, zone=zone, subject=subject)
+        caps[cap.id] = zone_cap(cap, zone, subject)
         caps_by_scope[(cap.scope, cap.scope_id)].append(caps[cap.id])
     rules_by_campaign: dict[str, list[Rule]] = defaultdict(list)
     for rule in sorted(rows.rules, key=lambda r: (r.priority, r.id)):
@@ -145,5 +263,7 @@ def build_estate(version: int, rows: Rows) -> Estate:
         rules_by_campaign=rules_by_campaign,
         caps=caps,
         caps_by_scope=caps_by_scope,
+        openings={s.id: Opening(s.timezone, parse_hours(s.hours), parse_holidays(s.holidays)) for s in rows.schedules},
+        blocklist=Blocklist(rows.blocks),
         settings_by_tenant=settings,
     )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from capconduit.domain.admission import Ids, event
+from capconduit.domain.admission import Ids, event, legs_of, priced, release
 from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import AnsweredAnswer, AnswerReport, ExtendAnswer, ExtendRequest
 from capconduit.domain.estate import Estate
-from capconduit.domain.model import Attempt, Call
-from capconduit.domain.rating import Tariff, fund
+from capconduit.domain.model import Attempt, Call, Place
+from capconduit.domain.rating import Tariff
+from capconduit.domain.routing import fund_tariffs
+from capconduit.domain.targets import ended, well
+from capconduit.domain.tariffs import load_tariff
+from capconduit.domain.usage import resized, room_around
 from capconduit.units import MS_PER_SECOND
-from capconduit.vocab import CallState, EventKind, PlaceState
+from capconduit.vocab import CAUSE_ANSWERED_ELSEWHERE, CallState, CapMetric, EventKind
 
 
 def call_tariff(call: Call) -> Tariff:
@@ -22,26 +27,36 @@ def call_tariff(call: Call) -> Tariff:
         first_s=call.first_s,
         step_s=call.step_s,
         billable_threshold_ms=call.billable_threshold_ms,
+        then_after_s=call.then_after_s,
+        then_per_minute_micros=call.then_per_minute_micros,
     )
+
+
+def leg_tariff(call: Call, leg: Attempt) -> Tariff:
+    """The prices of one leg; an attempt of an older program has none of its own."""
+    return load_tariff(leg.tariff) if leg.tariff else call_tariff(call)
 
 
 def answered(
     report: AnswerReport, estate: Estate, books: Books, now_ms: int, ids: Ids
 ) -> tuple[AnsweredAnswer | None, Changes]:
-    """The target answered: call, attempt and places are up. Told twice, nothing changes.
+    """The target answered: the call is up, at the prices of the leg that answered. Told twice, nothing changes.
 
     None: no such live call, or its last attempt has failed, so that what was answered is no Dial of ours.
     Where nobody saw the instant (AMI was away), the call is up with its answer unknown: the talk time will be the
     channel's own, and until then its funding is counted from the beginning of the Dial, so never too generously.
+    Of several legs the others are over, and give their places back; where nobody saw which one answered, all stay.
     """
     call = books.call_of((report.node, report.uniqueid))
     if call is None:
         return None, Changes()
-    attempt = books.attempts[call.id][call.attempt]
-    if attempt.ended_ms is not None:
+    legs = legs_of(call, books)
+    winner = winning_leg(legs, report.leg.dial)
+    first = winner or legs[0]
+    if all(leg.ended_ms is not None for leg in legs):
         return None, Changes()
     if call.state is CallState.UP:
-        return _meter(call, attempt, estate), Changes()
+        return _meter(call, first, estate), Changes()
     at_ms = report.leg.answered_ms
     settings = estate.settings(call.tenant_id)
     call = replace(
@@ -49,18 +64,47 @@ def answered(
         state=CallState.UP,
         answered_ms=at_ms,
         seen_ms=now_ms,
+        leg=winner.number if winner else 0,
         lease_until_ms=now_ms + settings.lease_up_s * MS_PER_SECOND,
     )
-    expires_ms = _funded_from_ms(call, attempt) + call.funded_s * MS_PER_SECOND
-    told = event(ids, call.tenant_id, now_ms, EventKind.CALL_ANSWERED, call.id, target=attempt.target_name)
-    changes = Changes(
-        calls=[call],
-        attempts=[replace(attempt, answered_ms=at_ms, rang_ms=report.leg.rang_ms or attempt.rang_ms)],
-        places=[replace(p, state=PlaceState.UP) for p in books.open_places(call.id)],
-        holds=[replace(books.holds[call.id], expires_ms=expires_ms)],
-        events=[told],
-    )
-    return _meter(call, attempt, estate), changes
+    expires_ms = _funded_from_ms(call, first) + call.funded_s * MS_PER_SECOND
+    told = event(ids, call.tenant_id, now_ms, EventKind.CALL_ANSWERED, call.id, target=first.target_name)
+    changes = Changes(holds=[replace(books.holds[call.id], expires_ms=expires_ms)], events=[told])
+    if winner is not None:
+        call = priced(call, winner, leg_tariff(call, winner))
+        rang_ms = report.leg.rang_ms or winner.rang_ms
+        changes.attempts.append(replace(winner, answered_ms=at_ms, rang_ms=rang_ms))
+        state = well(books.target(call.tenant_id, winner.target_id))
+        if state is not books.target(call.tenant_id, winner.target_id):
+            changes.targets.append(state)
+        _end_losers(call, [leg for leg in legs if leg is not winner], estate, books, changes, now_ms)
+    changes.calls.append(call)
+    return _meter(call, first, estate), changes
+
+
+def winning_leg(legs: Sequence[Attempt], dial: str) -> Attempt | None:
+    """The leg that was dialled as `dial`, or the only one; None: nobody can tell."""
+    alive = [leg for leg in legs if leg.ended_ms is None]
+    if len(alive) == 1:
+        return alive[0]
+    return next((leg for leg in alive if dial and leg.dial == dial), None)
+
+
+def _end_losers(
+    call: Call, losers: Sequence[Attempt], estate: Estate, books: Books, changes: Changes, now_ms: int
+) -> None:
+    """Legs that another was quicker than: they were dialled, and that is all."""
+    numbers = {leg.number for leg in losers}
+    for leg in losers:
+        changes.attempts.append(replace(leg, ended_ms=now_ms, hangup_cause=CAUSE_ANSWERED_ELSEWHERE))
+        changes.targets.append(ended(books.target(call.tenant_id, leg.target_id), now_ms, talked=False))
+
+    def counted(place: Place) -> int:
+        zoned = estate.caps.get(place.cap_id)
+        return int(zoned is not None and zoned.cap.metric is CapMetric.ATTEMPTS)
+
+    theirs = [p for p in books.open_places(call.id) if p.attempt in numbers]
+    changes.places.extend(release(theirs, "another leg answered", counted))
 
 
 def _funded_from_ms(call: Call, attempt: Attempt) -> int:
@@ -85,7 +129,9 @@ def extend(
 ) -> tuple[ExtendAnswer | None, Changes]:
     """Reserve the next slice of a live call, or as many whole increments of it as there is money for.
 
-    None: no such live call. Not `extended`: the funding stays as it is and the call ends by itself when it has run out.
+    Caps by minutes and spend limit it like the money does; what it reserves of them grows with it. None: no such live
+    call. Not `extended`: the funding stays as it is and the call ends by itself when it has run out. Asked again for
+    what it has already (`beyond_s`), it gives that.
     """
     call = books.call_of((request.node, request.uniqueid))
     if call is None:
@@ -94,21 +140,39 @@ def extend(
     campaign = estate.campaigns.get(call.campaign_id)
     hold, account = books.holds[call.id], books.account(call.seller_id)
     ceiling_s = campaign.max_duration_ms // MS_PER_SECOND if campaign else call.funded_s
-    funding = fund(
-        call_tariff(call),
+    places = books.open_places(call.id)
+    refreshed = replace(call, seen_ms=now_ms, lease_until_ms=now_ms + settings.lease_up_s * MS_PER_SECOND)
+    if request.beyond_s is not None and request.beyond_s < call.funded_s:
+        again = ExtendAnswer(call_id=call.id, funded_s=call.funded_s, extended=True)
+        return again, Changes(calls=[refreshed])
+    funding = fund_tariffs(
+        _tariffs_in_force(call, books),
         account.available_micros + hold.amount_micros,
+        room_around(places, estate, books, now_ms),
         call.funded_s + settings.funding_slice_s,
         ceiling_s,
     )
-    refreshed = replace(call, seen_ms=now_ms, lease_until_ms=now_ms + settings.lease_up_s * MS_PER_SECOND)
     if funding is None or funding.funded_s <= call.funded_s:
         answer = ExtendAnswer(call_id=call.id, funded_s=call.funded_s, extended=False)
         return answer, Changes(calls=[refreshed])
-    base_ms = _funded_from_ms(call, books.attempts[call.id][call.attempt])
-    extended = replace(hold, amount_micros=funding.hold_micros, expires_ms=base_ms + funding.funded_s * MS_PER_SECOND)
+    hold_micros = max(funding.hold_micros, hold.amount_micros)
+    base_ms = _funded_from_ms(call, books.attempts[call.id][call.leg or call.attempt])
+    extended = replace(hold, amount_micros=hold_micros, expires_ms=base_ms + funding.funded_s * MS_PER_SECOND)
     told = event(
         ids, call.tenant_id, now_ms, EventKind.HOLD_EXTENDED, call.id,
-        hold_micros=funding.hold_micros, funded_s=funding.funded_s,
+        hold_micros=hold_micros, funded_s=funding.funded_s,
     )  # fmt: skip
     answer = ExtendAnswer(call_id=call.id, funded_s=funding.funded_s, extended=True)
-    return answer, Changes(calls=[replace(refreshed, funded_s=funding.funded_s)], holds=[extended], events=[told])
+    return answer, Changes(
+        calls=[replace(refreshed, funded_s=funding.funded_s)],
+        holds=[extended],
+        places=resized(places, estate, funding.funded_s, hold_micros),
+        events=[told],
+    )
+
+
+def _tariffs_in_force(call: Call, books: Books) -> list[Tariff]:
+    """The call's own, or those of all its legs as long as nobody knows which one answered."""
+    if call.leg:
+        return [call_tariff(call)]
+    return [leg_tariff(call, leg) for leg in legs_of(call, books)]

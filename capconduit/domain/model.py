@@ -101,7 +101,10 @@ class Trunk(Entity):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate(Entity):
-    """What a seller pays: connect fee + per-minute price, billed in increments of `first_s` then `step_s`."""
+    """What a seller pays: connect fee + per-minute price, billed in increments of `first_s` then `step_s`.
+
+    Two steps: the seconds billed beyond `then_after_s` cost `then_per_minute_micros`; 0 seconds: one price throughout.
+    """
 
     name: str
     currency: str
@@ -109,11 +112,38 @@ class Rate(Entity):
     per_minute_micros: int
     first_s: int
     step_s: int
+    then_after_s: int
+    then_per_minute_micros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule(Entity):
+    """When something is open; `hours` and `holidays` as domain/schedules.py writes them."""
+
+    name: str
+    timezone: str
+    hours: str
+    holidays: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block(Entity):
+    """Callers that are refused, for the whole tenant (`system`), a seller or a campaign. See domain/blocklist.py."""
+
+    scope: CapScope
+    scope_id: str
+    pattern: str
+    reason: str
+    expires_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign(Entity):
-    """A seller's stream of calls."""
+    """A seller's stream of calls.
+
+    `duplicate_window_ms` 0: callers may come again at once. `anonymous_callers` and `min_attestation` empty: as the
+    settings say.
+    """
 
     name: str
     seller_id: str
@@ -124,6 +154,10 @@ class Campaign(Entity):
     max_attempts: int
     ring_budget_ms: int
     max_duration_ms: int
+    schedule_id: str | None
+    duplicate_window_ms: int
+    anonymous_callers: str
+    min_attestation: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,35 +173,46 @@ class Did(Entity):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target(Entity):
-    """Where a call can be forwarded."""
+    """Where a call can be forwarded. `rate_id`: what the seller pays here instead of the campaign's rate;
+    `payout_rate_id`: what the target's side gets."""
 
     name: str
     kind: TargetKind
     address: str
     ring_ms: int
     enabled: bool
+    schedule_id: str | None
+    rate_id: str | None
+    payout_rate_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule(Entity):
-    """Links a campaign to a target. Lower priority numbers come first."""
+    """Links a campaign to a target. Lower priority numbers come first. Its rates stand before the target's."""
 
     campaign_id: str
     target_id: str
     priority: int
     weight: int
     enabled: bool
+    rate_id: str | None
+    payout_rate_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cap(Entity):
-    """A limit: (scope, metric, window, limit). `scope_id` is the limited entity's id, or the tenant's for `system`."""
+    """A limit: (scope, metric, window, limit). `scope_id` is the limited entity's id, or the tenant's for `system`.
+
+    `limit_value` is in calls, for `minutes` in seconds of talk, for `spend` in micros. `window_ms` is the length of a
+    rolling window, else 0.
+    """
 
     scope: CapScope
     scope_id: str
     metric: CapMetric
     window_kind: WindowKind
     limit_value: int
+    window_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +238,48 @@ class Counter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TargetState:
+    """What a target has been through. `active`: attempts under way; `failures`: in a row; instants 0: never.
+
+    Until `rested_until_ms` it is not dialled; then one call tries it, and until `probe_until_ms` no other.
+    """
+
+    target_id: str
+    tenant_id: str
+    active: int
+    failures: int
+    rested_until_ms: int
+    probe_until_ms: int
+    idle_since_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleState:
+    """Where a rule stands in its campaign's rotation; see domain/strategies.py."""
+
+    rule_id: str
+    tenant_id: str
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecentCaller:
+    """The last call of a caller that was or may yet be connected, for campaigns with a duplicate window."""
+
+    campaign_id: str
+    caller: str
+    tenant_id: str
+    call_id: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A live call: admitted and not yet settled. When it is settled it becomes a Cdr and leaves this table."""
+    """A live call: admitted and not yet settled. When it is settled it becomes a Cdr and leaves this table.
+
+    `attempt` is the number of the Dial under way (of its first leg); `leg` that of the attempt that answered, else 0.
+    The tariff is that of the Dial under way.
+    """
 
     id: str
     tenant_id: str
@@ -233,11 +318,18 @@ class Call:
     lease_until_ms: int
     reject_reason: str
     trace: str
+    leg: int
+    then_after_s: int
+    then_per_minute_micros: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One Dial of one target within a call; `number` counts from 1."""
+    """One Dial of one target within a call; `number` counts from 1.
+
+    Targets that ring at once are legs of one Dial: their `round` is the number of its first leg. `tariff` and `payout`
+    are the prices as they stood when it began (see rating.dump_tariff); an empty payout: none.
+    """
 
     call_id: str
     number: int
@@ -253,11 +345,18 @@ class Attempt:
     ended_ms: int | None
     dialstatus: DialStatus | None
     hangup_cause: int | None
+    round: int
+    rate_id: str
+    tariff: str
+    payout: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A call's place (slot) in one window of one cap. `attempt` is 0 for places of the whole call."""
+    """A call's place (slot) in one window of one cap. `attempt` is 0 for places of the whole call.
+
+    `amount` is what it reserves: 1 call, or seconds or micros; `counted` what of it stays used.
+    """
 
     call_id: str
     attempt: int
@@ -304,8 +403,20 @@ class LedgerEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerKey:
+    """A key that makes a repeated adjustment harmless, with the entry that it made."""
+
+    tenant_id: str
+    idempotency_key: str
+    ledger_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cdr:
-    """The settled record of a call, rejected calls included."""
+    """The settled record of a call, rejected calls included.
+
+    `attempt` is the number of the attempt that answered, or of the last; `payout_micros` what the target's side gets.
+    """
 
     call_id: str
     tenant_id: str
@@ -359,6 +470,11 @@ class Cdr:
     written_off_micros: int
     balance_after_micros: int | None
     trace: str
+    attempt: int
+    then_after_s: int
+    then_per_minute_micros: int
+    payout_micros: int
+    payout_tariff: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

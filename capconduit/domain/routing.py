@@ -7,37 +7,41 @@ the call; on a target's side it skips the target. The trace keeps every check wi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 from capconduit.domain.books import CounterKey
 from capconduit.domain.calls import RouteRequest
-from capconduit.domain.estate import Estate, ZonedCap
-from capconduit.domain.model import Account, Campaign, Counter, Did, Rate, Rule, Seller, Trunk
+from capconduit.domain.estate import Estate, Offer, ZonedCap
+from capconduit.domain.model import Account, Campaign, Did, Seller, TargetState, Trunk
 from capconduit.domain.numbers import is_anonymous, to_e164
 from capconduit.domain.rating import Funding, Tariff, fund, minimum_micros
+from capconduit.domain.schedules import is_open
 from capconduit.domain.settings import Settings
-from capconduit.domain.strategies import Candidate, order
+from capconduit.domain.stir import gate
+from capconduit.domain.strategies import ROTATING, Candidate, order
 from capconduit.domain.trace import Check
-from capconduit.domain.windows import window_start_ms
-from capconduit.vocab import CampaignStatus, CapScope, DidStatus, RejectCode, Status, WindowKind
+from capconduit.domain.usage import Room, Usage, counter_key, taken
+from capconduit.units import MS_PER_SECOND, format_duration
+from capconduit.vocab import (
+    CampaignStatus,
+    CapMetric,
+    CapScope,
+    DidStatus,
+    RejectCode,
+    Status,
+    Strategy,
+    WindowKind,
+)
 
-
-class Usage(Protocol):
-    """What is used, as a decision reads it."""
-
-    def account(self, seller_id: str) -> Account:
-        """The seller's account."""
-        ...
-
-    def counter(self, tenant_id: str, key: CounterKey) -> Counter:
-        """The counter of a cap's window."""
-        ...
+CapPlace = tuple[ZonedCap, CounterKey]  # a cap with the counter that a place in it belongs to
 
 
 @dataclass(slots=True)
 class Decision:
-    """What was decided. `reject` None: dial the first of `candidates`. `places` are the call's own, to be taken."""
+    """What was decided. `reject` None: dial the first of `candidates` (all of them for ring-all).
+
+    `places` are the call's own, to be taken; `room` is what its caps by minutes and spend leave.
+    """
 
     tenant_id: str
     did_number: str
@@ -46,9 +50,9 @@ class Decision:
     trunk: Trunk | None = None
     seller: Seller | None = None
     campaign: Campaign | None = None
-    rate: Rate | None = None
     funding: Funding | None = None
-    places: list[CounterKey] = field(default_factory=list)
+    places: list[CapPlace] = field(default_factory=list)
+    room: Room = field(default_factory=Room)
     candidates: list[Candidate] = field(default_factory=list)
     reject: RejectCode | None = None
     reason: str = ""
@@ -65,28 +69,21 @@ class Decision:
         return self
 
 
-def tariff_of(rate: Rate, campaign: Campaign) -> Tariff:
-    """The numbers that price a call of `campaign`."""
-    return Tariff(
-        connect_fee_micros=rate.connect_fee_micros,
-        per_minute_micros=rate.per_minute_micros,
-        first_s=rate.first_s,
-        step_s=rate.step_s,
-        billable_threshold_ms=campaign.billable_threshold_ms,
-    )
+def window_name(zoned: ZonedCap) -> str:
+    """The window as operators write it: `day`, `rolling:1h`; empty where there is none."""
+    if zoned.cap.window_kind is WindowKind.ROLLING:
+        return f"{WindowKind.ROLLING}:{format_duration(zoned.cap.window_ms)}"
+    return "" if zoned.cap.window_kind is WindowKind.NONE else zoned.cap.window_kind
 
 
 def cap_reason(zoned: ZonedCap) -> str:
-    """`cap_reached:<scope>:<metric>[:<window>]`."""
-    parts = [RejectCode.CAP_REACHED, zoned.cap.scope, zoned.cap.metric]
-    if zoned.cap.window_kind is not WindowKind.NONE:
-        parts.append(zoned.cap.window_kind)
+    """`cap_reached:<scope>:<metric>[:<window>]`, or `cps_limit`."""
+    if zoned.cap.metric is CapMetric.CPS:
+        return RejectCode.CPS_LIMIT
+    parts: list[str] = [RejectCode.CAP_REACHED, zoned.cap.scope, zoned.cap.metric]
+    if window := window_name(zoned):
+        parts.append(window)
     return ":".join(parts)
-
-
-def counter_key(zoned: ZonedCap, now_ms: int) -> CounterKey:
-    """The counter of the window of a cap that `now_ms` lies in."""
-    return zoned.cap.id, window_start_ms(zoned.cap.window_kind, now_ms, zoned.zone)
 
 
 def caps_of_call(
@@ -102,52 +99,57 @@ def caps_of_call(
     ]
 
 
-def caps_of_rule(estate: Estate, rule: Rule) -> list[ZonedCap]:
-    """The caps that hold for an attempt by `rule`: its target's and its own."""
-    return [*estate.scoped(CapScope.TARGET, rule.target_id), *estate.scoped(CapScope.RULE, rule.id)]
-
-
 def free_caps(
-    decision: Decision, caps: Iterable[ZonedCap], usage: Usage, now_ms: int
-) -> tuple[list[CounterKey], ZonedCap | None]:
-    """The places that would be taken in `caps`, and the first cap that is full, each noted in the trace."""
-    keys: list[CounterKey] = []
+    decision: Decision, caps: Iterable[ZonedCap], usage: Usage, now_ms: int, need: tuple[int, int], room: Room
+) -> tuple[list[CapPlace], ZonedCap | None]:
+    """The places that would be taken in `caps`, and the first cap that is full, each noted in the trace.
+
+    `need` is the least that the call wants of caps by minutes and by spend: (seconds, micros). `room` is narrowed to
+    what those leave.
+    """
+    places: list[CapPlace] = []
     full: ZonedCap | None = None
     for zoned in caps:
-        key = counter_key(zoned, now_ms)
-        counter = usage.counter(zoned.cap.tenant_id, key)
-        free = decision.note(
-            f"cap.{zoned.cap.scope}",
-            counter.used + counter.in_flight < zoned.cap.limit_value,
+        cap, key = zoned.cap, counter_key(zoned, now_ms)
+        used, in_flight = taken(zoned, key, usage, now_ms)
+        free = cap.limit_value - used - in_flight
+        least = need[0] if cap.metric is CapMetric.MINUTES else need[1] if cap.metric is CapMetric.SPEND else 1
+        is_free = decision.note(
+            f"cap.{cap.scope}",
+            free >= max(least, 1),
             subject=zoned.subject,
-            metric=zoned.cap.metric.value,
-            window=zoned.cap.window_kind.value,
-            used=counter.used,
-            in_flight=counter.in_flight,
-            limit=zoned.cap.limit_value,
+            metric=cap.metric.value,
+            window=window_name(zoned) or cap.window_kind.value,
+            used=used,
+            in_flight=in_flight,
+            limit=cap.limit_value,
         )
-        keys.append(key)
-        if not free and full is None:
+        room.narrow(cap.metric, free)
+        places.append((zoned, key))
+        if not is_free and full is None:
             full = zoned
-    return keys, full
+    return places, full
 
 
 def route(request: RouteRequest, estate: Estate, usage: Usage, now_ms: int, seed: str) -> Decision:
     """Decide about one call. `seed` (the call's id) feeds the strategy. Nothing is taken: see admission."""
     decision = _identify(request, estate)
-    if decision.reject or not (decision.did and decision.seller and decision.campaign and decision.rate):
+    did, seller, campaign = decision.did, decision.seller, decision.campaign
+    if decision.reject or not (did and seller and campaign):
         return decision
     settings = estate.settings(decision.tenant_id)
-    if not _caller_allowed(decision, request, settings):
+    if not _caller_allowed(decision, request, seller, campaign, estate, settings, now_ms):
         return decision
-    if not decision.note("seller", decision.seller.status is Status.ACTIVE, seller=decision.seller.name):
+    if not _not_again(decision, request, campaign, usage, now_ms):
+        return decision
+    if not decision.note("seller", seller.status is Status.ACTIVE, seller=seller.name):
         return decision.refuse(RejectCode.SELLER_SUSPENDED)
-    if not _funded(decision, decision.seller, decision.rate, decision.campaign, usage, settings):
+    if not _funded(decision, seller, campaign, estate, usage):
         return decision
-    scopes = caps_of_call(estate, decision.tenant_id, decision.seller, decision.did, decision.trunk, decision.campaign)
-    if not _call_caps_free(decision, decision.campaign, scopes, usage, now_ms):
+    scopes = caps_of_call(estate, decision.tenant_id, seller, did, decision.trunk, campaign)
+    if not _call_caps_free(decision, campaign, scopes, estate, usage, now_ms):
         return decision
-    return _choose(decision, decision.campaign, estate, usage, now_ms, seed)
+    return _choose(decision, seller, campaign, estate, usage, now_ms, seed)
 
 
 def find_did(request: RouteRequest, estate: Estate) -> tuple[str, Did | None, Trunk | None]:
@@ -193,16 +195,34 @@ def _identify(request: RouteRequest, estate: Estate) -> Decision:
         return decision.refuse(RejectCode.DID_UNASSIGNED)
     decision.campaign = estate.campaigns[did.campaign_id]
     decision.seller = estate.sellers[decision.campaign.seller_id]
-    decision.rate = estate.rates[decision.campaign.rate_id]
     return decision
 
 
-def _caller_allowed(decision: Decision, request: RouteRequest, settings: Settings) -> bool:
-    anonymous = is_anonymous(request.ani)
-    if anonymous:
-        if not decision.note(
-            "caller.anonymous", settings.anonymous_callers == "allow", policy=settings.anonymous_callers
-        ):
+def caller_of(e164: str, received: str) -> str:
+    """Whom a caller is known as: the number, else what was received; empty for anonymous ones."""
+    return e164 or ("" if is_anonymous(received) else received.strip())
+
+
+def _caller_allowed(
+    decision: Decision,
+    request: RouteRequest,
+    seller: Seller,
+    campaign: Campaign,
+    estate: Estate,
+    settings: Settings,
+    now_ms: int,
+) -> bool:
+    """Blocklists, then the policies for callers without a number, then the attestation that is asked for."""
+    block = estate.blocklist.match(
+        decision.tenant_id, seller.id, campaign.id, decision.caller_e164, request.ani.strip(), now_ms
+    )
+    if block is not None:
+        decision.note("caller.blocked", False, pattern=block.pattern, why=block.reason, scope=block.scope)
+        decision.refuse(RejectCode.CALLER_BLOCKED)
+        return False
+    if is_anonymous(request.ani):
+        policy = campaign.anonymous_callers or settings.anonymous_callers
+        if not decision.note("caller.anonymous", policy == "allow", policy=policy):
             decision.refuse(RejectCode.CALLER_ANONYMOUS)
             return False
     elif not decision.caller_e164 and not decision.note(
@@ -210,92 +230,280 @@ def _caller_allowed(decision: Decision, request: RouteRequest, settings: Setting
     ):
         decision.refuse(RejectCode.CALLER_INVALID)
         return False
+    required = campaign.min_attestation or settings.min_attestation
+    refused = gate(required, request.attestation, request.stir_verdict)
+    if required and not decision.note(
+        "caller.attestation",
+        refused is None,
+        required=required,
+        attestation=request.attestation,
+        verdict=request.stir_verdict,
+    ):
+        decision.refuse(refused or RejectCode.ATTESTATION_MISSING)
+        return False
     return True
 
 
-def _funded(
-    decision: Decision, seller: Seller, rate: Rate, campaign: Campaign, usage: Usage, settings: Settings
-) -> bool:
-    """Whether the seller's available money pays for the beginning of the call; keeps the funding in the decision."""
+def _not_again(decision: Decision, request: RouteRequest, campaign: Campaign, usage: Usage, now_ms: int) -> bool:
+    """Whether the caller has no call in the campaign that lives or was connected within its duplicate window."""
+    caller = caller_of(decision.caller_e164, request.ani)
+    if not campaign.duplicate_window_ms or not caller:
+        return True
+    last = usage.recent_caller((campaign.id, caller))
+    ago_ms = now_ms - last.at_ms if last else None
+    fresh = ago_ms is None or ago_ms >= campaign.duplicate_window_ms
+    if decision.note(
+        "caller.duplicate",
+        fresh,
+        window_s=campaign.duplicate_window_ms // MS_PER_SECOND,
+        last_call=last.call_id if last else "",
+        ago_s=ago_ms // MS_PER_SECOND if ago_ms is not None else None,
+    ):
+        return True
+    decision.refuse(RejectCode.DUPLICATE_CALLER)
+    return False
+
+
+def _funded(decision: Decision, seller: Seller, campaign: Campaign, estate: Estate, usage: Usage) -> bool:
+    """Whether the seller's available money pays for the beginning of a call to the cheapest target."""
     account = usage.account(seller.id)
-    tariff = tariff_of(rate, campaign)
-    decision.funding = fund(
-        tariff, account.available_micros, settings.funding_slice_s, max(campaign.max_duration_ms // 1_000, 1)
-    )
-    minimum = minimum_micros(tariff)
-    decision.note(
+    least = estate.offers(campaign).least_micros
+    if decision.note(
         "balance",
-        decision.funding is not None,
+        account.available_micros >= least,
         balance=account.balance_micros,
         credit_limit=account.credit_limit_micros,
         held=account.held_micros,
         available=account.available_micros,
-        minimum=minimum,
-        hold=decision.funding.hold_micros if decision.funding else 0,
-        funded_s=decision.funding.funded_s if decision.funding else 0,
-    )
-    if decision.funding is not None:
+        minimum=least,
+    ):
         return True
+    decision.refuse(_money_code(account, least))
+    return False
+
+
+def _money_code(account: Account, minimum: int) -> RejectCode:
+    """What is wrong with an account that cannot pay `minimum`."""
     owned = account.balance_micros + account.credit_limit_micros
     if owned >= minimum:
-        decision.refuse(RejectCode.BALANCE_HELD_BY_OTHER_CALLS)
-    elif owned <= 0:
-        decision.refuse(RejectCode.BALANCE_EXHAUSTED)
-    else:
-        decision.refuse(RejectCode.BALANCE_BELOW_FIRST_INCREMENT)
-    return False
+        return RejectCode.BALANCE_HELD_BY_OTHER_CALLS
+    return RejectCode.BALANCE_EXHAUSTED if owned <= 0 else RejectCode.BALANCE_BELOW_FIRST_INCREMENT
 
 
 def _call_caps_free(
     decision: Decision,
     campaign: Campaign,
     scopes: Sequence[tuple[CapScope, Sequence[ZonedCap]]],
+    estate: Estate,
     usage: Usage,
     now_ms: int,
 ) -> bool:
-    """Check the caps of the whole call; the campaign's own status stands before its caps."""
+    """Check the caps of the whole call; the campaign's own status and schedule stand before its caps."""
+    offers = estate.offers(campaign)
+    need = (min(offers.least_s, _ceiling_s(campaign)), offers.least_micros)
     for scope, caps in scopes:
-        if scope is CapScope.CAMPAIGN:
-            active = campaign.status is CampaignStatus.ACTIVE
-            if not decision.note("campaign", active, campaign=campaign.name, status=campaign.status.value):
-                decision.refuse(RejectCode.CAMPAIGN_PAUSED)
-                return False
-        keys, full = free_caps(decision, caps, usage, now_ms)
-        if full is not None:
-            decision.refuse(RejectCode.CAP_REACHED, cap_reason(full))
+        if scope is CapScope.CAMPAIGN and not _campaign_open(decision, campaign, estate, now_ms):
             return False
-        decision.places.extend(keys)
+        places, full = free_caps(decision, caps, usage, now_ms, need, decision.room)
+        if full is not None:
+            code = RejectCode.CPS_LIMIT if full.cap.metric is CapMetric.CPS else RejectCode.CAP_REACHED
+            decision.refuse(code, cap_reason(full))
+            return False
+        decision.places.extend(places)
     return True
 
 
-def _choose(decision: Decision, campaign: Campaign, estate: Estate, usage: Usage, now_ms: int, seed: str) -> Decision:
-    free, capped = open_candidates(decision, campaign, estate, usage, now_ms, frozenset())
+def _campaign_open(decision: Decision, campaign: Campaign, estate: Estate, now_ms: int) -> bool:
+    active = campaign.status is CampaignStatus.ACTIVE
+    if not decision.note("campaign", active, campaign=campaign.name, status=campaign.status.value):
+        decision.refuse(RejectCode.CAMPAIGN_PAUSED)
+        return False
+    opening = estate.opening(campaign.schedule_id)
+    if opening is not None and not decision.note("campaign.schedule", is_open(opening, now_ms), zone=opening.zone):
+        decision.refuse(RejectCode.CAMPAIGN_CLOSED)
+        return False
+    return True
+
+
+def _choose(
+    decision: Decision,
+    seller: Seller,
+    campaign: Campaign,
+    estate: Estate,
+    usage: Usage,
+    now_ms: int,
+    seed: str,
+) -> Decision:
+    purse = Purse(usage.account(seller.id), 0, decision.room)
+    free, why = open_candidates(decision, campaign, estate, usage, now_ms, purse, frozenset())
     if not free:
-        return decision.refuse(RejectCode.TARGETS_ALL_CAPPED if capped else RejectCode.NO_TARGET)
+        return decision.refuse(why)
     decision.candidates = order(campaign.strategy, free, seed)
     decision.note(
         "strategy", True, strategy=campaign.strategy.value, order=[c.target.name for c in decision.candidates]
     )
+    dialled = first_dial(campaign, decision.candidates, campaign.max_attempts)
+    decision.funding = fund_dial(dialled, purse, campaign, estate, usage, now_ms, 0)
+    if decision.funding is not None:
+        decision.note(
+            "hold",
+            True,
+            hold=decision.funding.hold_micros,
+            funded_s=decision.funding.funded_s,
+            rate=_rates(dialled, estate),
+        )
     return decision
 
 
+def _rates(dialled: Sequence[Candidate], estate: Estate) -> str:
+    return ",".join(sorted({estate.rates[c.offer.rate_id].name for c in dialled}))
+
+
+def first_dial(campaign: Campaign, ordered: Sequence[Candidate], most: int) -> Sequence[Candidate]:
+    """The candidates that are dialled at once: the first, or for ring-all as many as may be tried."""
+    return ordered[: max(most, 1)] if campaign.strategy is Strategy.RING_ALL else ordered[:1]
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """What there is for a call: the seller's account, what the call holds of it already, what its own caps leave."""
+
+    account: Account
+    held_micros: int
+    room: Room
+
+    @property
+    def available_micros(self) -> int:
+        """Money that the call could hold in all."""
+        return self.account.available_micros + self.held_micros
+
+
 def open_candidates(
-    decision: Decision, campaign: Campaign, estate: Estate, usage: Usage, now_ms: int, tried: frozenset[str]
-) -> tuple[list[Candidate], bool]:
-    """The targets that could take the call now, without those `tried`; and whether any was skipped for a cap."""
+    decision: Decision,
+    campaign: Campaign,
+    estate: Estate,
+    usage: Usage,
+    now_ms: int,
+    purse: Purse,
+    tried: frozenset[str],
+) -> tuple[list[Candidate], RejectCode]:
+    """The targets that could take the call now, without those `tried`; and what to reject with where there is none."""
     candidates: list[Candidate] = []
-    capped = False
-    for rule in estate.rules_by_campaign.get(campaign.id, ()):
-        target = estate.targets[rule.target_id]
-        if target.id in tried:
+    why = RejectCode.NO_TARGET
+    for offer in estate.offers(campaign).all:
+        if offer.target.id in tried:
             continue
-        if not (rule.enabled and target.enabled):
-            decision.note("target", False, target=target.name, why="rule disabled" if target.enabled else "disabled")
+        state = usage.target(decision.tenant_id, offer.target.id)
+        reason, code = _skip(decision, offer, state, campaign, estate, usage, now_ms, purse)
+        if not reason:
+            candidates.append(Candidate(offer, state, usage.cursor(offer.rule.id)))
             continue
-        _, full = free_caps(decision, caps_of_rule(estate, rule), usage, now_ms)
-        if full is not None:
-            capped = True
-            decision.note("target", False, target=target.name, why=cap_reason(full))
-            continue
-        candidates.append(Candidate(rule, target))
-    return candidates, capped
+        decision.note("target", False, target=offer.target.name, why=reason)
+        why = max(why, code, key=_TELLING.index)
+    among = frozenset(c.rule.id for c in candidates)
+    return [replace(c, among=among) for c in candidates] if campaign.strategy in ROTATING else candidates, why
+
+
+# What is told where targets were skipped for different reasons: the one that most likely ends first.
+_TELLING = (
+    RejectCode.NO_TARGET,
+    RejectCode.BALANCE_EXHAUSTED,
+    RejectCode.BALANCE_BELOW_FIRST_INCREMENT,
+    RejectCode.BALANCE_HELD_BY_OTHER_CALLS,
+    RejectCode.TARGETS_ALL_CLOSED,
+    RejectCode.TARGETS_ALL_CAPPED,
+)
+
+
+def _skip(
+    decision: Decision,
+    offer: Offer,
+    state: TargetState,
+    campaign: Campaign,
+    estate: Estate,
+    usage: Usage,
+    now_ms: int,
+    purse: Purse,
+) -> tuple[str, RejectCode]:
+    """Why a target cannot take the call, with the reject that follows where no other can; empty where it can."""
+    if not offer.enabled:
+        return ("rule disabled" if offer.target.enabled else "disabled"), RejectCode.NO_TARGET
+    if offer.opening is not None and not is_open(offer.opening, now_ms):
+        return "closed", RejectCode.TARGETS_ALL_CLOSED
+    if resting := rest_reason(state, estate.settings(decision.tenant_id), now_ms):
+        return resting, RejectCode.TARGETS_ALL_CLOSED
+    minimum = minimum_micros(offer.tariff)
+    if purse.available_micros < minimum:
+        return "its rate is more than the balance", _money_code(purse.account, minimum)
+    room = purse.room.copy()
+    need = (min(offer.tariff.first_s, _ceiling_s(campaign)), minimum)
+    _, full = free_caps(decision, offer.caps, usage, now_ms, need, room)
+    if full is not None:
+        return cap_reason(full), RejectCode.TARGETS_ALL_CAPPED
+    if room.seconds < need[0] or room.micros < need[1]:
+        return "its first increment is more than a cap leaves", RejectCode.TARGETS_ALL_CAPPED
+    return "", RejectCode.NO_TARGET
+
+
+def rest_reason(state: TargetState, settings: Settings, now_ms: int) -> str:
+    """Why a target is not tried just now: it rests, or one call tries whether it is well again. Empty: it may be.
+
+    Instants farther ahead than a rest is long were written by another clock and count for nothing.
+    """
+    if not state.rested_until_ms:
+        return ""
+    rest_ms = settings.breaker_rest_s * MS_PER_SECOND
+    if now_ms < state.rested_until_ms <= now_ms + rest_ms:
+        return f"rested after {state.failures} failures"
+    if now_ms < state.probe_until_ms <= now_ms + PROBE_MOST_MS:
+        return "rested; one call tries it"
+    return ""
+
+
+PROBE_MOST_MS = 10 * 60 * MS_PER_SECOND  # no Dial rings longer
+
+
+def _ceiling_s(campaign: Campaign) -> int:
+    return max(campaign.max_duration_ms // MS_PER_SECOND, 1)
+
+
+def fund_dial(
+    dialled: Sequence[Candidate],
+    purse: Purse,
+    campaign: Campaign,
+    estate: Estate,
+    usage: Usage,
+    now_ms: int,
+    funded_s: int,
+) -> Funding | None:
+    """The hold for a Dial: connect fee and the funding slice beyond `funded_s`, as far as money and caps allow.
+
+    Of legs that ring at once each must be paid: the seconds are those of the dearest, the hold is what it costs.
+    """
+    room = purse.room.copy()
+    for candidate in dialled:
+        for zoned in candidate.offer.caps:
+            cap = zoned.cap
+            if cap.metric in (CapMetric.MINUTES, CapMetric.SPEND):
+                used, in_flight = taken(zoned, counter_key(zoned, now_ms), usage, now_ms)
+                room.narrow(cap.metric, cap.limit_value - used - in_flight)
+    want_s = funded_s + estate.settings(campaign.tenant_id).funding_slice_s
+    return fund_tariffs([c.offer.tariff for c in dialled], purse.available_micros, room, want_s, _ceiling_s(campaign))
+
+
+def fund_tariffs(
+    tariffs: Sequence[Tariff], available_micros: int, room: Room, want_s: int, ceiling_s: int
+) -> Funding | None:
+    """The funding that pays for a call by any of `tariffs`, within what money and caps leave; None: not even a first
+    increment of each."""
+    most_s, money = min(ceiling_s, room.seconds), min(available_micros, room.micros)
+    if most_s <= 0:
+        return None
+    if len(tariffs) == 1:
+        return fund(tariffs[0], money, want_s, most_s)
+    holds = [fund(tariff, money, want_s, most_s) for tariff in tariffs]
+    if any(hold is None for hold in holds):
+        return None
+    seconds = min(hold.funded_s for hold in holds if hold)
+    again = [fund(tariff, money, seconds, seconds) for tariff in tariffs]
+    return Funding(hold_micros=max(hold.hold_micros for hold in again if hold), funded_s=seconds)

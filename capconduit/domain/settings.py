@@ -23,6 +23,9 @@ class Settings:
     default_max_attempts: int = _setting(5, "targets tried for one call, where the campaign says nothing else")
     anonymous_callers: str = _setting("allow", "callers without a number: allow or reject")
     invalid_callers: str = _setting("allow", "callers whose number is no telephone number: allow or reject")
+    min_attestation: str = _setting("", "least STIR attestation of calls: A, B or C; empty: none is needed")
+    breaker_failures: int = _setting(5, "failed Dials in a row after which a target is rested; 0: never")
+    breaker_rest_s: int = _setting(60, "seconds a failing target is rested before one call tries it again")
     balance_sip_code: int = _setting(403, "SIP code of calls rejected for want of money: 403 or 402")
     lease_dial_extra_s: int = _setting(
         15, "added to the ring time: how long a dialing call is not given up without news"

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from capconduit.domain.admission import CDR_SCHEMA_VERSION, Ids, event, release, sip_of_cause
+from capconduit.domain.admission import CDR_SCHEMA_VERSION, Ids, event, legs_of, release, sip_of_cause
 from capconduit.domain.attempts import real_cause
 from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import SettleAnswer, SettleReport
 from capconduit.domain.estate import Estate
-from capconduit.domain.metering import call_tariff
-from capconduit.domain.model import Attempt, Call, Cdr, Event, LedgerEntry, Place, Tombstone
-from capconduit.domain.rating import Charge, charge
+from capconduit.domain.metering import leg_tariff, winning_leg
+from capconduit.domain.model import Attempt, Call, Cdr, Event, LedgerEntry, Place, TargetState, Tombstone
+from capconduit.domain.rating import Charge, Tariff, charge
+from capconduit.domain.routing import caller_of
+from capconduit.domain.targets import ended, well
+from capconduit.domain.tariffs import load_tariff
+from capconduit.domain.usage import left, room_around
+from capconduit.units import seconds_from_ms_ceil
 from capconduit.vocab import (
+    CAUSE_ANSWERED_ELSEWHERE,
     CAUSE_NORMAL,
     CallState,
     CapMetric,
@@ -58,30 +65,111 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
     if _was_never_told(report, call, books):
         report = replace(report, reject=RejectCode.ENGINE_TIMEOUT)
     number = _last_told(report, call)
-    outcome = outcome_of(report, call, books.attempts[call.id][number], _ceiling_ms(call, estate), now_ms)
-    attempt = _last_attempt(report, books.attempts[call.id][number], outcome)
-    price = charge(call_tariff(call), talk_within_funding(outcome, call)) if outcome.answered else Charge(False, 0, 0)
-    hold, account = books.holds[call.id], books.account(call.seller_id)
-    amount = min(price.price_micros, hold.amount_micros + account.available_micros)
-    balance_after = account.balance_micros - amount
-    cdr = _cdr(report, call, attempt, books, estate, outcome, price, amount, balance_after)
+    leg = _leg(report, call, books, number)
+    outcome = outcome_of(report, call, leg, _ceiling_ms(call, estate), now_ms)
+    bill = _bill(call, leg, books, estate, outcome, now_ms)
+    last = _last_attempt(report, leg, outcome)
+    cdr = _cdr(report, call, last, books, estate, outcome, bill)
     changes = Changes(
         ended=[call.id],
-        attempts=[attempt, *_untold(call, books, number, outcome)],
-        places=_settled_places(call, books, estate, outcome, price, report, number),
-        holds=[replace(hold, state=HoldState.POSTED if amount else HoldState.VOID)],
+        attempts=[last, *_others(report, call, books, last, number, outcome)],
+        places=_settled_places(call, books, estate, outcome, bill, report, last, number, now_ms),
+        targets=_target_states(call, books, last, outcome),
+        holds=[replace(books.holds[call.id], state=HoldState.POSTED if bill.amount_micros else HoldState.VOID)],
         cdrs=[cdr],
         events=[_ended_event(cdr, now_ms, ids)],
     )
-    if amount:
-        changes.ledger.append(_ledger_entry(call, cdr, amount, balance_after, now_ms, ids))
+    if not outcome.answered and (caller := caller_of(call.ani_e164, call.ani)):
+        changes.forgotten.append((call.campaign_id, caller, call.id))
+    if bill.amount_micros:
+        _post(call, cdr, bill, estate, changes, now_ms, ids)
+    return SettleAnswer(call_id=call.id, first=True), changes
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What an ended call costs: its price, what of it could be charged, and what the target's side gets."""
+
+    tariff: Tariff
+    price: Charge
+    amount_micros: int
+    balance_after_micros: int
+    payout_micros: int
+    payout: str
+    talk_s: int
+
+
+def _bill(call: Call, leg: Attempt, books: Books, estate: Estate, outcome: Outcome, now_ms: int) -> Bill:
+    """Charged is what the hold and the rest of the available money pay, and what caps by spend still let through."""
+    tariff = leg_tariff(call, leg)
+    talk_ms = talk_within_funding(outcome, call)
+    price = charge(tariff, talk_ms) if outcome.answered else Charge(False, 0, 0)
+    hold, account = books.holds[call.id], books.account(call.seller_id)
+    own = [p for p in books.open_places(call.id) if p.attempt in (0, leg.number)]
+    most = min(hold.amount_micros + account.available_micros, room_around(own, estate, books, now_ms).micros)
+    amount = max(min(price.price_micros, most), 0)
+    paid = charge(load_tariff(leg.payout), talk_ms).price_micros if leg.payout and price.billable else 0
+    return Bill(
+        tariff=tariff,
+        price=price,
+        amount_micros=amount,
+        balance_after_micros=account.balance_micros - amount,
+        payout_micros=paid,
+        payout=leg.payout,
+        talk_s=seconds_from_ms_ceil(talk_ms) if outcome.answered else 0,
+    )
+
+
+def _leg(report: SettleReport, call: Call, books: Books, number: int) -> Attempt:
+    """The attempt that ends here: the leg that answered, else the one whose channel hung up, else the first."""
+    attempts = books.attempts[call.id]
+    if number != call.attempt:
+        return attempts[number]
+    if call.leg:
+        return attempts[call.leg]
+    legs = legs_of(call, books)
+    if (told := winning_leg(legs, report.leg.dial)) is not None:
+        return told
+    heard = [leg for leg in legs if report.hangup_source.startswith(f"{_peer(leg.dial)}-")]
+    return heard[0] if len(heard) == 1 else legs[0]
+
+
+def _peer(dial: str) -> str:
+    """The beginning of the names of channels that a dial string makes: PJSIP/number@endpoint → PJSIP/endpoint."""
+    technology, _, resource = dial.partition("/")
+    name, _, _ = resource.partition("/")
+    return f"{technology}/{name.rpartition('@')[2] if technology == 'PJSIP' else name}"
+
+
+def _post(call: Call, cdr: Cdr, bill: Bill, estate: Estate, changes: Changes, now_ms: int, ids: Ids) -> None:
+    """The money moves; a balance that falls below the seller's threshold is told once."""
+    before, after = bill.balance_after_micros + bill.amount_micros, bill.balance_after_micros
+    changes.ledger.append(_ledger_entry(call, cdr, bill, now_ms, ids))
+    changes.events.append(
+        event(
+            ids, call.tenant_id, now_ms, EventKind.BALANCE_CHANGED, call.seller_id,
+            amount_micros=-bill.amount_micros, balance_micros=after, call=call.id,
+        )
+    )  # fmt: skip
+    seller = estate.sellers.get(call.seller_id)
+    if seller is not None and after < seller.low_balance_micros <= before:
         changes.events.append(
             event(
-                ids, call.tenant_id, now_ms, EventKind.BALANCE_CHANGED, call.seller_id,
-                amount_micros=-amount, balance_micros=balance_after, call=call.id,
+                ids, call.tenant_id, now_ms, EventKind.BALANCE_LOW, call.seller_id,
+                seller=seller.name, balance_micros=after, threshold_micros=seller.low_balance_micros,
             )
         )  # fmt: skip
-    return SettleAnswer(call_id=call.id, first=True), changes
+
+
+def _target_states(call: Call, books: Books, last: Attempt, outcome: Outcome) -> list[TargetState]:
+    """The targets of all attempts that had not ended yet are free again; the one that answered is well, too."""
+    states = []
+    for attempt in books.attempts[call.id].values():
+        if attempt.ended_ms is None:
+            talked = outcome.answered and attempt.number == last.number
+            state = ended(books.target(call.tenant_id, attempt.target_id), outcome.ended_ms, talked=talked)
+            states.append(well(state) if talked else state)
+    return states
 
 
 def _has_dialled(call: Call, books: Books) -> bool:
@@ -94,10 +182,19 @@ def _last_told(report: SettleReport, call: Call) -> int:
     return report.attempt if earlier else call.attempt
 
 
-def _untold(call: Call, books: Books, told: int, outcome: Outcome) -> list[Attempt]:
-    """Attempts that were taken and never dialled, ended."""
-    attempts = books.attempts[call.id].values()
-    return [replace(a, ended_ms=outcome.ended_ms) for a in attempts if a.number > told and a.ended_ms is None]
+def _others(
+    report: SettleReport, call: Call, books: Books, last: Attempt, told: int, outcome: Outcome
+) -> list[Attempt]:
+    """The other attempts that had not ended: legs that rang beside the last one, and those that were taken and never
+    dialled, which end without a cause."""
+    others = []
+    for attempt in books.attempts[call.id].values():
+        if attempt.ended_ms is not None or attempt.number == last.number:
+            continue
+        beside = attempt.round == told and report.reject is not RejectCode.ENGINE_TIMEOUT
+        cause = CAUSE_ANSWERED_ELSEWHERE if outcome.answered else last.hangup_cause
+        others.append(replace(attempt, ended_ms=outcome.ended_ms, hangup_cause=cause if beside else None))
+    return others
 
 
 def _was_never_told(report: SettleReport, call: Call, books: Books) -> bool:
@@ -167,7 +264,7 @@ def talk_within_funding(outcome: Outcome, call: Call) -> int:
 
 
 def counted_by(metric: CapMetric, *, dialled: bool, answered: bool, billable: bool) -> int:
-    """How much of a place stays used at the end of what held it."""
+    """How much of a place in a cap by calls stays used at the end of what held it."""
     match metric:
         case CapMetric.ATTEMPTS:
             return int(dialled)
@@ -245,15 +342,31 @@ def _final_cause(report: SettleReport, outcome: Outcome) -> int:
 
 
 def _settled_places(
-    call: Call, books: Books, estate: Estate, outcome: Outcome, price: Charge, report: SettleReport, told: int
+    call: Call,
+    books: Books,
+    estate: Estate,
+    outcome: Outcome,
+    bill: Bill,
+    report: SettleReport,
+    last: Attempt,
+    told: int,
+    now_ms: int,
 ) -> list[Place]:
+    """All places given back; of caps by minutes and spend what was used stays, within what the cap lets through."""
 
     def counted(place: Place) -> int:
         zoned = estate.caps.get(place.cap_id)
         if zoned is None:
             return 0
-        dialled = report.reject is not RejectCode.ENGINE_TIMEOUT and place.attempt <= told
-        return counted_by(zoned.cap.metric, dialled=dialled, answered=outcome.answered, billable=price.billable)
+        metric, here = zoned.cap.metric, place.attempt in (0, last.number)
+        used = {CapMetric.MINUTES: bill.talk_s, CapMetric.SPEND: bill.amount_micros}.get(metric)
+        if used is not None:
+            most = place.amount + max(left(zoned, (place.cap_id, place.window_start_ms), books, now_ms), 0)
+            return min(used, most) if here else 0
+        number = books.attempts[call.id][place.attempt].round or place.attempt if place.attempt else 0
+        dialled = report.reject is not RejectCode.ENGINE_TIMEOUT and number <= told
+        answered = here and outcome.answered
+        return counted_by(metric, dialled=dialled, answered=answered, billable=here and bill.price.billable)
 
     return release(books.open_places(call.id), "settled", counted)
 
@@ -266,19 +379,19 @@ def _ended_event(cdr: Cdr, now_ms: int, ids: Ids) -> Event:
     )  # fmt: skip
 
 
-def _ledger_entry(call: Call, cdr: Cdr, amount: int, balance_after: int, now_ms: int, ids: Ids) -> LedgerEntry:
+def _ledger_entry(call: Call, cdr: Cdr, bill: Bill, now_ms: int, ids: Ids) -> LedgerEntry:
     return LedgerEntry(
         id=ids(),
         tenant_id=call.tenant_id,
         seller_id=call.seller_id,
-        amount_micros=-amount,
+        amount_micros=-bill.amount_micros,
         kind=LedgerKind.CALL,
         idempotency_key=f"call:{call.id}",
         actor="settlement",
         reason=f"{cdr.billed_seconds}s to {cdr.target}",
         call_id=call.id,
         corrects_id=None,
-        balance_after_micros=balance_after,
+        balance_after_micros=bill.balance_after_micros,
         created_ms=now_ms,
     )
 
@@ -290,9 +403,7 @@ def _cdr(
     books: Books,
     estate: Estate,
     outcome: Outcome,
-    price: Charge,
-    amount: int,
-    balance_after: int,
+    bill: Bill,
 ) -> Cdr:
     cause = _final_cause(report, outcome) if last.hangup_cause is None else last.hangup_cause
     rejected = "" if outcome.answered else (report.reject or call.reject_reason)
@@ -326,7 +437,7 @@ def _cdr(
         target_id=last.target_id,
         target=last.target_name,
         strategy=call.strategy,
-        attempts=last.number,
+        attempts=_tried(last, attempts),
         arrived_ms=call.arrived_ms,
         decided_ms=call.decided_ms,
         first_ring_ms=first_ring_ms,
@@ -335,7 +446,7 @@ def _cdr(
         decision_ms=max(call.decided_ms - call.arrived_ms, 0),
         ring_ms=max(ring_end_ms - first_ring_ms, 0) if first_ring_ms is not None else 0,
         talk_ms=outcome.talk_ms,
-        billed_seconds=price.billed_seconds,
+        billed_seconds=bill.price.billed_seconds,
         dialstatus=outcome.dialstatus or "",
         hangup_cause=cause,
         sip_code=SIP_OK if outcome.answered else SIP_CANCELLED if cancelled else sip_of_cause(cause),
@@ -344,14 +455,25 @@ def _cdr(
         reject_reason=rejected,
         witness=report.witness if report.leg.answered_ms is None else f"{report.witness}+ami",
         currency=call.currency,
-        connect_fee_micros=call.connect_fee_micros,
-        per_minute_micros=call.per_minute_micros,
-        first_s=call.first_s,
-        step_s=call.step_s,
-        billable_threshold_ms=call.billable_threshold_ms,
-        billable=price.billable,
-        amount_micros=amount,
-        written_off_micros=price.price_micros - amount,
-        balance_after_micros=balance_after,
+        connect_fee_micros=bill.tariff.connect_fee_micros,
+        per_minute_micros=bill.tariff.per_minute_micros,
+        first_s=bill.tariff.first_s,
+        step_s=bill.tariff.step_s,
+        billable_threshold_ms=bill.tariff.billable_threshold_ms,
+        billable=bill.price.billable,
+        amount_micros=bill.amount_micros,
+        written_off_micros=bill.price.price_micros - bill.amount_micros,
+        balance_after_micros=bill.balance_after_micros,
         trace=call.trace,
+        attempt=last.number,
+        then_after_s=bill.tariff.then_after_s,
+        then_per_minute_micros=bill.tariff.then_per_minute_micros,
+        payout_micros=bill.payout_micros,
+        payout_tariff=bill.payout,
     )
+
+
+def _tried(last: Attempt, attempts: Mapping[int, Attempt]) -> int:
+    """How many targets were dialled: up to the last attempt, those that rang beside it included."""
+    beside = [a.number for a in attempts.values() if a.round and a.round == last.round]
+    return max([last.number, *beside])

@@ -16,13 +16,37 @@ from capconduit.vocab import WindowKind
 
 HOUR_MS = 3_600_000
 FOREVER_MS = 1 << 62  # the end of windows that do not end
+CPS_WINDOW_MS = 1_000  # calls per second are those of the last second, at any instant
+CPS_BUCKET_MS = 50
+BUCKETS = 60  # of a rolling window
+LEAST_BUCKET_MS = 1_000
 _SEARCH = timedelta(hours=26)  # farther than any offset change can move a local midnight
 
 
+# The window of each kind and zone that was asked for last: most calls of a day lie in the same one.
+_recent: dict[tuple[WindowKind, str], tuple[int, int]] = {}
+
+
+def bucket_ms(window_ms: int) -> int:
+    """Width of the buckets that a rolling window counts in.
+
+    A bucket counts as long as any part of it lies in the window: never less than what the window holds, and at most a
+    bucket more.
+    """
+    return max(-(-window_ms // BUCKETS), LEAST_BUCKET_MS)
+
+
 def window_start_ms(kind: WindowKind, now_ms: int, zone: str) -> int:
-    """Start of the window of `kind` that `now_ms` lies in; 0 for windows without a start."""
-    if kind in (WindowKind.NONE, WindowKind.TOTAL):
+    """Start of the calendar window of `kind` that `now_ms` lies in; 0 for windows without a start."""
+    if kind in (WindowKind.NONE, WindowKind.TOTAL, WindowKind.ROLLING):
         return 0
+    known = _recent.get((kind, zone))
+    if known is None or not known[0] <= now_ms < known[1]:
+        known = _recent[(kind, zone)] = (_start_ms(kind, now_ms, zone), window_end_ms(kind, now_ms, zone))
+    return known[0]
+
+
+def _start_ms(kind: WindowKind, now_ms: int, zone: str) -> int:
     if kind is WindowKind.HOUR:
         return _hour(now_ms, zone)[0]
     return _day_start_ms(zone, _first_date(kind, _local_date(now_ms, zone)))
@@ -30,7 +54,7 @@ def window_start_ms(kind: WindowKind, now_ms: int, zone: str) -> int:
 
 def window_end_ms(kind: WindowKind, now_ms: int, zone: str) -> int:
     """First instant of the next window; FOREVER_MS for windows that do not end."""
-    if kind in (WindowKind.NONE, WindowKind.TOTAL):
+    if kind in (WindowKind.NONE, WindowKind.TOTAL, WindowKind.ROLLING):
         return FOREVER_MS
     if kind is WindowKind.HOUR:
         return _hour(now_ms, zone)[1]

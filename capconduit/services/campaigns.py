@@ -76,6 +76,10 @@ def add_campaign(
             rate_id=rate_row.id,
             status=CampaignStatus.ACTIVE,
             strategy=strategy,
+            schedule_id=None,
+            duplicate_window_ms=0,
+            anonymous_callers="",
+            min_attestation="",
             **numbers,
         )
         desk.add("campaign", campaign)

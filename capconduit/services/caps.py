@@ -10,26 +10,31 @@ from typing import Final
 from capconduit.domain.books import Books, Changes, CounterKey
 from capconduit.domain.estate import Estate, ZonedCap
 from capconduit.domain.model import Call, Campaign, Cap, Counter, Did, Place, Rule, Seller, Target, Trunk
+from capconduit.domain.needs import Needs
 from capconduit.domain.numbers import parse_number
-from capconduit.domain.routing import counter_key
+from capconduit.domain.rating import SECONDS_PER_MINUTE
+from capconduit.domain.usage import amount_of, counter_key, taken
 from capconduit.domain.windows import FOREVER_MS, window_end_ms, window_start_ms
-from capconduit.errors import NotFound, UsageError
+from capconduit.errors import CapConduitError, NotFound, UsageError
 from capconduit.services.office import Desk, Office
-from capconduit.vocab import ATTEMPT_SCOPES, CallState, CapMetric, CapScope, PlaceState, WindowKind
+from capconduit.units import MICROS_PER_UNIT, MS_PER_SECOND, parse_duration_ms, parse_money
+from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, PlaceState, WindowKind
 
-# Metrics that can be set; the others of the vocabulary are refused by parse_limit.
-COUNTED: Final = (CapMetric.CONCURRENT, CapMetric.ATTEMPTS, CapMetric.CONNECTED, CapMetric.BILLABLE)
-MAX_LIMIT: Final = 1_000_000_000
-_LIMIT = re.compile(r"^(none|\d{1,10})(?:\s*/\s*([a-z]+))?$")
+MAX_LIMIT: Final = 1_000_000_000  # calls, or units of a currency
+MAX_MINUTES: Final = 100_000_000
+MAX_CPS: Final = 10_000
+ROLLING_MS: Final = (10 * MS_PER_SECOND, 35 * 86_400 * MS_PER_SECOND)  # least and most
+_LIMIT = re.compile(r"^(none|[\d.,]+)\s*([A-Za-z]{3})?(?:\s*/\s*([a-z]+)(?::([0-9a-z]+))?)?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit as it is asked for; `value` None takes the cap away."""
+    """A limit as it is asked for: in calls, seconds or micros as Cap.limit_value; `value` None takes the cap away."""
 
     metric: CapMetric
     window: WindowKind
     value: int | None
+    window_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +64,56 @@ class CapDrift:
 
 
 def parse_limit(metric: CapMetric, text: str) -> Limit:
-    """`200/day`, `1000/total`; for concurrent a bare number. `none` instead of the number takes the cap away.
+    """`200/day`, `1000/total`, `50/rolling:1h`; minutes `500/day`; spend `25.50/week`; for concurrent and cps a bare
+    number. `none` instead of the number takes the cap away.
 
     Raises UsageError.
     """
-    match = _LIMIT.match(text.strip().lower())
-    windows = [w.value for w in WindowKind if w is not WindowKind.NONE]
-    form = (
-        "write a number, like 10" if metric is CapMetric.CONCURRENT else f"write it like 200/day ({', '.join(windows)})"
-    )
-    if metric not in COUNTED:
-        raise UsageError("metric-unsupported", f"caps by {metric} cannot be set", f"use {', '.join(COUNTED)}")
-    value = int(match[1]) if match and match[1] != "none" else None
-    if not match or (value or 0) > MAX_LIMIT:
-        raise UsageError("limit-invalid", f"{text!r} is no limit of {metric} calls", form)
-    window = match[2]
-    if metric is CapMetric.CONCURRENT:
+    form = _FORMS.get(metric, "write it like 200/day (hour, day, week, month, total, rolling:1h)")
+    match = _LIMIT.match(text.strip())
+    if match is None:
+        raise UsageError("limit-invalid", f"{text!r} is no limit by {metric}", form)
+    number, currency, window, length = match.groups()
+    if currency and metric is not CapMetric.SPEND:
+        raise UsageError("limit-invalid", f"{text!r}: a currency belongs to spend only", form)
+    value = None if number == "none" else _limit_value(metric, number, text, form)
+    if metric in (CapMetric.CONCURRENT, CapMetric.CPS):
         if window:
-            raise UsageError("limit-invalid", f"{text!r}: concurrent calls are counted now, not by {window}", form)
+            raise UsageError("limit-invalid", f"{text!r}: {metric} is counted now, not by {window}", form)
         return Limit(metric, WindowKind.NONE, value)
-    if window not in windows:
+    if window not in WINDOWS or (length is not None) != (window == WindowKind.ROLLING):
         raise UsageError("limit-invalid", f"{text!r} names no window", form)
-    return Limit(metric, WindowKind(window), value)
+    return Limit(metric, WindowKind(window), value, _rolling_ms(length, text, form) if length else 0)
+
+
+WINDOWS: Final = frozenset(w.value for w in WindowKind if w is not WindowKind.NONE)
+_FORMS: Final = {
+    CapMetric.CONCURRENT: "write a number of calls, like 10",
+    CapMetric.CPS: "write a number of new calls per second, like 5",
+    CapMetric.MINUTES: "write minutes and a window, like 500/day (hour, day, week, month, total, rolling:1h)",
+    CapMetric.SPEND: "write an amount and a window, like 25.50/day (hour, day, week, month, total, rolling:1h)",
+}
+
+
+def _limit_value(metric: CapMetric, number: str, text: str, form: str) -> int:
+    most = {CapMetric.MINUTES: MAX_MINUTES, CapMetric.CPS: MAX_CPS}.get(metric, MAX_LIMIT)
+    try:
+        value = parse_money(number) if metric is CapMetric.SPEND else int(number)
+    except (CapConduitError, ValueError):
+        raise UsageError("limit-invalid", f"{text!r} is no limit by {metric}", form) from None
+    if value > most * (MICROS_PER_UNIT if metric is CapMetric.SPEND else 1):
+        raise UsageError("limit-invalid", f"{text!r} is too large", f"at most {most}")
+    return value * SECONDS_PER_MINUTE if metric is CapMetric.MINUTES else value
+
+
+def _rolling_ms(length: str, text: str, form: str) -> int:
+    try:
+        window_ms = parse_duration_ms(length)
+    except CapConduitError:
+        raise UsageError("limit-invalid", f"{text!r}: {length!r} is no duration", form) from None
+    if not ROLLING_MS[0] <= window_ms <= ROLLING_MS[1]:
+        raise UsageError("limit-invalid", f"{text!r}: a rolling window of {length}", "give 10s to 35d")
+    return window_ms
 
 
 def find_scope(desk: Desk, scope: CapScope, name: str) -> str:
@@ -137,7 +170,7 @@ def clear_caps(office: Office, scope: CapScope, name: str) -> int:
     def work(desk: Desk) -> int:
         caps = _caps_of(desk, scope, find_scope(desk, scope, name))
         for cap in caps:
-            desk.tx.delete(cap)
+            _take_away(desk, cap)
             desk.changed("cap.clear", f"{scope} {name}", cap, None)
         return len(caps)
 
@@ -171,7 +204,10 @@ def verify_caps(office: Office, *, fix: bool = False) -> Sequence[CapDrift]:
         counters = {(c.cap_id, c.window_start_ms): c for c in desk.tx.rows(Counter, desk.tenant_id)}
         none = Books()
         drifts = []
+        uncounted = {c.id for c in desk.tx.rows(Cap, desk.tenant_id, metric=CapMetric.CPS.value)}
         for key in sorted(counters.keys() | sums.keys()):
+            if key[0] in uncounted:  # calls per second hold no places to recount
+                continue
             counter = counters.get(key) or none.counter(desk.tenant_id, key)
             counted, still_open = sums.get(key, (0, 0))
             if (counter.used, counter.in_flight) != (counter.base + counted, still_open):
@@ -190,7 +226,15 @@ def verify_caps(office: Office, *, fix: bool = False) -> Sequence[CapDrift]:
 def remove_caps_of(desk: Desk, scope: CapScope, scope_id: str) -> None:
     """The caps of something that is being removed go with it."""
     for cap in _caps_of(desk, scope, scope_id):
-        desk.tx.delete(cap)
+        _take_away(desk, cap)
+
+
+def _take_away(desk: Desk, cap: Cap) -> None:
+    """Remove a cap. Its counters stay with the places of live calls, but those of calls per second have none."""
+    desk.tx.delete(cap)
+    if cap.metric is CapMetric.CPS:
+        for counter in desk.tx.rows(Counter, desk.tenant_id, cap_id=cap.id):
+            desk.tx.delete(counter)
 
 
 def cap_zones(desk: Desk) -> Mapping[str, str]:
@@ -242,10 +286,11 @@ def _set_one(desk: Desk, scope: CapScope, scope_id: str, name: str, limit: Limit
         scope_id=scope_id,
         metric=limit.metric.value,
         window_kind=limit.window.value,
+        window_ms=limit.window_ms,
     )
     if limit.value is None:
         if before is not None:
-            desk.tx.delete(before)
+            _take_away(desk, before)
             desk.changed("cap.clear", subject, before, None)
         return
     if before is not None:
@@ -260,6 +305,7 @@ def _set_one(desk: Desk, scope: CapScope, scope_id: str, name: str, limit: Limit
         metric=limit.metric,
         window_kind=limit.window,
         limit_value=limit.value,
+        window_ms=limit.window_ms,
     )
     desk.tx.insert(cap)
     desk.changed("cap.set", subject, None, cap)
@@ -272,55 +318,76 @@ def _count_what_was(desk: Desk, cap: Cap, begun_ms: int | None = None) -> None:
     What was admitted since `begun_ms`, where that is earlier, counts in the window of now. The estate's version is
     locked for a change, so no call is admitted meanwhile.
     """
+    if cap.metric is CapMetric.CPS:
+        return  # the last second is over before anybody looks
     zoned = desk.tx.load_estate().caps[cap.id]
     books = Books()
     desk.tx.lock_calls(desk.tx.live_call_keys(desk.tenant_id), books)
-    now_start_ms = window_start_ms(cap.window_kind, desk.now_ms, zoned.zone)
-    start_ms = now_start_ms if begun_ms is None else min(begun_ms, now_start_ms)
-    end_ms = window_end_ms(cap.window_kind, desk.now_ms, zoned.zone)
+    spans = _spans(zoned, desk.now_ms, begun_ms)
     places = [
-        replace(p, window_start_ms=now_start_ms) if start_ms <= since_ms < now_start_ms else p
+        replace(place, window_start_ms=_window_of(spans, since_ms, place.window_start_ms))
         for call in books.calls.values()
-        for since_ms, p in _places_in(cap, zoned, call, books, desk)
+        for since_ms, place in _places_in(zoned, call, books, desk)
     ]
-    now_key = (cap.id, now_start_ms)
     keys: dict[CounterKey, str] = {(p.cap_id, p.window_start_ms): p.tenant_id for p in places}
-    desk.tx.lock_counters(keys | {now_key: cap.tenant_id}, books)
+    desk.tx.lock_counters(keys | {(cap.id, key_ms): cap.tenant_id for key_ms, _, _ in spans}, books)
     books.apply(Changes(places=places))
-    base = desk.tx.recount_cap(cap, start_ms, end_ms)
-    counter = books.counters[now_key]
-    books.counters[now_key] = replace(counter, used=counter.used + base, base=base)
-    books.dirty_counters.add(now_key)
+    for key_ms, start_ms, end_ms in spans:
+        base = desk.tx.recount_cap(cap, start_ms, end_ms)
+        counter = books.counters[(cap.id, key_ms)]
+        books.counters[(cap.id, key_ms)] = replace(counter, used=counter.used + base, base=base)
+        books.dirty_counters.add((cap.id, key_ms))
     desk.tx.write(books)
 
 
-def _places_in(cap: Cap, zoned: ZonedCap, call: Call, books: Books, desk: Desk) -> list[tuple[int, Place]]:
+def _spans(zoned: ZonedCap, now_ms: int, begun_ms: int | None) -> list[tuple[int, int, int]]:
+    """The counters that a cap needs now, each with the time it counts: (key, from, to)."""
+    cap = zoned.cap
+    if zoned.bucket_ms:
+        _, newest_ms = counter_key(zoned, now_ms)
+        oldest_ms = (now_ms - zoned.rolling_ms) // zoned.bucket_ms * zoned.bucket_ms
+        starts = range(oldest_ms, newest_ms + 1, zoned.bucket_ms)
+        return [(start, start, start + zoned.bucket_ms) for start in starts]
+    key_ms = window_start_ms(cap.window_kind, now_ms, zoned.zone)
+    start_ms = key_ms if begun_ms is None else min(begun_ms, key_ms)
+    return [(key_ms, start_ms, window_end_ms(cap.window_kind, now_ms, zoned.zone))]
+
+
+def _window_of(spans: Sequence[tuple[int, int, int]], since_ms: int, otherwise_ms: int) -> int:
+    """The counter that what was taken at `since_ms` counts in; one of another window keeps its own."""
+    return next((key for key, start, end in spans if start <= since_ms < end), otherwise_ms)
+
+
+def _places_in(zoned: ZonedCap, call: Call, books: Books, desk: Desk) -> list[tuple[int, Place]]:
     """The places that a live call has in a new cap, each with the instant it would have been taken at."""
-    state = PlaceState.UP if call.state is CallState.UP else PlaceState.DIALING
+    cap = zoned.cap
+    taken_at: list[tuple[int, int]] = []  # attempt, instant
     if cap.scope in ATTEMPT_SCOPES:
-        attempt = books.attempts[call.id][call.attempt]
-        subject = attempt.target_id if cap.scope is CapScope.TARGET else attempt.rule_id
-        since_ms, number = attempt.started_ms, attempt.number
-        mine = subject == cap.scope_id and attempt.ended_ms is None
-    else:
-        since_ms, number = call.decided_ms, 0
-        mine = _belongs(cap, call, desk)
-    if not mine:
-        return []
-    place = Place(
-        call_id=call.id,
-        attempt=number,
-        cap_id=cap.id,
-        tenant_id=cap.tenant_id,
-        window_start_ms=window_start_ms(cap.window_kind, since_ms, zoned.zone),
-        amount=1,
-        state=state,
-        counted=0,
-        reason="",
-        node=call.node,
-        boot_id=call.boot_id,
-    )
-    return [(since_ms, place)]
+        for attempt in books.attempts[call.id].values():
+            subject = attempt.target_id if cap.scope is CapScope.TARGET else attempt.rule_id
+            if subject == cap.scope_id and attempt.ended_ms is None:
+                taken_at.append((attempt.number, attempt.started_ms))
+    elif _belongs(cap, call, desk):
+        taken_at.append((0, call.decided_ms))
+    return [
+        (
+            since_ms,
+            Place(
+                call_id=call.id,
+                attempt=number,
+                cap_id=cap.id,
+                tenant_id=cap.tenant_id,
+                window_start_ms=counter_key(zoned, since_ms)[1],
+                amount=amount_of(cap.metric, call.funded_s, books.holds[call.id].amount_micros),
+                state=PlaceState.HELD,
+                counted=0,
+                reason="",
+                node=call.node,
+                boot_id=call.boot_id,
+            ),
+        )
+        for number, since_ms in taken_at
+    ]
 
 
 def _belongs(cap: Cap, call: Call, desk: Desk) -> bool:
@@ -340,21 +407,21 @@ def _belongs(cap: Cap, call: Call, desk: Desk) -> bool:
 
 def _views(desk: Desk, estate: Estate, cap_ids: Sequence[str]) -> Sequence[CapView]:
     zoned_caps = [estate.caps[i] for i in cap_ids]
-    keys: Mapping[str, CounterKey] = {z.cap.id: counter_key(z, desk.now_ms) for z in zoned_caps}
-    books = Books()
-    desk.tx.lock_counters({keys[z.cap.id]: z.cap.tenant_id for z in zoned_caps}, books)
+    books, needs = Books(), Needs()
+    needs.caps(zoned_caps, desk.now_ms)
+    desk.tx.lock_needs(needs, books)
     views = []
     for zoned in zoned_caps:
-        counter = books.counter(desk.tenant_id, keys[zoned.cap.id])
+        used, in_flight = taken(zoned, counter_key(zoned, desk.now_ms), books, desk.now_ms)
         end_ms = window_end_ms(zoned.cap.window_kind, desk.now_ms, zoned.zone)
         views.append(
             CapView(
                 cap=zoned.cap,
                 subject=zoned.subject,
                 zone=zoned.zone,
-                used=counter.used,
-                in_flight=counter.in_flight,
+                used=used,
+                in_flight=in_flight,
                 resets_ms=None if end_ms == FOREVER_MS else end_ms,
             )
         )
-    return sorted(views, key=lambda v: (v.cap.scope, v.subject, v.cap.metric, v.cap.window_kind))
+    return sorted(views, key=lambda v: (v.cap.scope, v.subject, v.cap.metric, v.cap.window_kind, v.cap.window_ms))

@@ -21,11 +21,11 @@ from typing import Any, Final
 from capconduit.clock import Clock
 from capconduit.domain.admission import admit, refuse_late
 from capconduit.domain.attempts import next_attempt
-from capconduit.domain.books import Books, CallKey, Changes, CounterKey
+from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import AnswerReport, AttemptReport, ExtendRequest, RouteRequest, SettleReport
 from capconduit.domain.estate import Estate
 from capconduit.domain.metering import answered, extend
-from capconduit.domain.routing import caps_of_call, caps_of_rule, counter_key, find_did
+from capconduit.domain.needs import Command, Needs, caller_key, key_of, needs_of
 from capconduit.domain.settlement import settle
 from capconduit.errors import DatabaseError
 from capconduit.store.store import Store, Transaction
@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 
 BATCH_MAX: Final = 256
 QUEUE_MAX: Final = 4_096
-
-Command = RouteRequest | AttemptReport | SettleReport | AnswerReport | ExtendRequest
 
 
 class EngineBusy(Exception):
@@ -46,46 +44,6 @@ class EngineBusy(Exception):
 class _Item:
     command: Command
     done: Callable[[Any, Exception | None], None]
-
-
-def key_of(command: Command) -> CallKey:
-    """The channel a command is about."""
-    return (command.node, command.uniqueid)
-
-
-def accounts_and_counters(
-    command: Command, estate: Estate, books: Books, now_ms: int
-) -> tuple[set[str], dict[CounterKey, str]]:
-    """What must be locked to decide `command`: seller ids, and counters with their tenant.
-
-    Needs the command's call, if it lives, in `books`.
-    """
-    sellers: set[str] = set()
-    keys: dict[CounterKey, str] = {}
-    call = books.call_of(key_of(command))
-    if call is not None:
-        sellers.add(call.seller_id)
-        keys.update(
-            {(p.cap_id, p.window_start_ms): p.tenant_id for p in books.open_places(call.id) if _moves_places(command)}
-        )
-        if isinstance(command, AttemptReport):
-            for rule in estate.rules_by_campaign.get(call.campaign_id, ()):
-                keys.update({counter_key(c, now_ms): c.cap.tenant_id for c in caps_of_rule(estate, rule)})
-    elif isinstance(command, RouteRequest):
-        _, did, trunk = find_did(command, estate)
-        campaign = estate.campaigns.get(did.campaign_id) if did and did.campaign_id else None
-        if did is not None and campaign is not None:
-            sellers.add(campaign.seller_id)
-            seller = estate.sellers[campaign.seller_id]
-            for _, caps in caps_of_call(estate, did.tenant_id, seller, did, trunk, campaign):
-                keys.update({counter_key(c, now_ms): c.cap.tenant_id for c in caps})
-            for rule in estate.rules_by_campaign.get(campaign.id, ()):
-                keys.update({counter_key(c, now_ms): c.cap.tenant_id for c in caps_of_rule(estate, rule)})
-    return sellers, keys
-
-
-def _moves_places(command: Command) -> bool:
-    return not isinstance(command, ExtendRequest)
 
 
 def decide(
@@ -215,20 +173,16 @@ class Engine:
 
     def work(self, commands: Sequence[Command], tx: Transaction) -> list[Any]:
         """Decide `commands` in one transaction. An answer may be an exception: a bug in one decision harms no other."""
-        version = tx.estate_version()
+        books = Books()
+        version = tx.begin_decisions([key_of(command) for command in commands], books)
         if self.estate is None or self.estate.version != version:
             self.estate = tx.load_estate()
         estate, now_ms = self.estate, self._clock.now_ms()
-        books = Books()
-        tx.lock_calls([key_of(command) for command in commands], books)
-        sellers: set[str] = set()
-        keys: dict[CounterKey, str] = {}
+        tx.lock_callers({key for command in commands if (key := caller_key(command, estate))}, books)
+        needs = Needs()
         for command in commands:
-            more_sellers, more_keys = accounts_and_counters(command, estate, books, now_ms)
-            sellers |= more_sellers
-            keys |= more_keys
-        tx.lock_accounts(sellers, books)
-        tx.lock_counters(keys, books)
+            needs_of(command, estate, books, now_ms, needs)
+        tx.lock_needs(needs, books)
         answers: list[Any] = []
         for command in commands:
             answer: object

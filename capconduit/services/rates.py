@@ -49,6 +49,8 @@ def add_rate(
             per_minute_micros=per_minute_micros,
             first_s=first_s,
             step_s=step_s,
+            then_after_s=0,
+            then_per_minute_micros=0,
         )
         desk.add("rate", rate)
         return rate

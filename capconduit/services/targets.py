@@ -42,7 +42,17 @@ def add_target(office: Office, name: str, *, kind: TargetKind, address: str, rin
     check_ring(ring_ms)
 
     def work(desk: Desk) -> Target:
-        target = Target(**desk.stamp(), name=name, kind=kind, address=address, ring_ms=ring_ms, enabled=True)
+        target = Target(
+            **desk.stamp(),
+            name=name,
+            kind=kind,
+            address=address,
+            ring_ms=ring_ms,
+            enabled=True,
+            schedule_id=None,
+            rate_id=None,
+            payout_rate_id=None,
+        )
         desk.add("target", target)
         return target
 
@@ -105,6 +115,8 @@ def add_rule(office: Office, campaign: str, target: str, *, priority: int = 1, w
             priority=priority,
             weight=weight,
             enabled=True,
+            rate_id=None,
+            payout_rate_id=None,
         )
         name = f"{campaign}/{target}"
         try:

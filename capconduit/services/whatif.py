@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from capconduit.domain.admission import reject_answer, ring_seconds
 from capconduit.domain.books import Books
 from capconduit.domain.calls import DialAnswer, RouteAnswer, RouteRequest
-from capconduit.domain.dialing import dial_string
 from capconduit.domain.model import Trunk
+from capconduit.domain.needs import Needs, caller_key, needs_of
 from capconduit.domain.numbers import parse_number
-from capconduit.domain.routing import Decision, route
-from capconduit.services.engine import accounts_and_counters
+from capconduit.domain.routing import Decision, first_dial, route
 from capconduit.services.office import Desk, Office
 
 _SEED = "what-if"  # stands for the call's id where the strategy draws
@@ -45,9 +44,11 @@ def what_if(office: Office, did: str, *, caller: str = "", trunk: str = "", at_m
             arrived_ms=now_ms,
         )
         books = Books()
-        sellers, keys = accounts_and_counters(request, estate, books, now_ms)
-        desk.tx.lock_accounts(sellers, books)
-        desk.tx.lock_counters(keys, books)
+        known_as = caller_key(request, estate)
+        desk.tx.lock_callers([known_as] if known_as else [], books)
+        needs = Needs()
+        needs_of(request, estate, books, now_ms, needs)
+        desk.tx.lock_needs(needs, books)
         decision = route(request, estate, books, now_ms, _SEED)
         settings = estate.settings(decision.tenant_id)
         if decision.reject is not None:
@@ -58,15 +59,16 @@ def what_if(office: Office, did: str, *, caller: str = "", trunk: str = "", at_m
 
 
 def _dial(decision: Decision) -> DialAnswer:
-    first, campaign, funding = decision.candidates[0], decision.campaign, decision.funding
+    campaign, funding = decision.campaign, decision.funding
     assert campaign is not None  # a decision that is no reject has both
     assert funding is not None
+    dialled = first_dial(campaign, decision.candidates, campaign.max_attempts)
     return DialAnswer(
         call_id="",
         attempt=1,
-        dial=dial_string(first.target),
-        ring_s=ring_seconds(first, campaign.ring_budget_ms),
+        dial="&".join(c.offer.dial for c in dialled),
+        ring_s=ring_seconds(dialled, campaign.ring_budget_ms),
         funded_s=funding.funded_s,
         ceiling_ms=campaign.max_duration_ms,
-        target=first.target.name,
+        target="&".join(c.target.name for c in dialled),
     )

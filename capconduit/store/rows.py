@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +16,10 @@ KEYS: Final[dict[type, tuple[str, ...]]] = {
     model.Account: ("seller_id",),
     model.Setting: ("tenant_id", "name"),
     model.Counter: ("cap_id", "window_start_ms"),
+    model.TargetState: ("target_id",),
+    model.RuleState: ("rule_id",),
+    model.RecentCaller: ("campaign_id", "caller"),
+    model.LedgerKey: ("tenant_id", "idempotency_key"),
     model.Attempt: ("call_id", "number"),
     model.Place: ("call_id", "attempt", "cap_id"),
     model.Hold: ("call_id",),
@@ -22,6 +27,7 @@ KEYS: Final[dict[type, tuple[str, ...]]] = {
     model.Node: ("name",),
     model.Tombstone: ("node", "uniqueid"),
 }
+_WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 TABLE_NAMES: Final[dict[type, str]] = {model.User: "users", model.LedgerEntry: "ledger"}
 
 
@@ -56,7 +62,7 @@ def _make_mapping(kind: type[Any]) -> RowMapping:
     columns = tuple(f.name for f in fields(kind))
     hints = get_type_hints(kind)
     return RowMapping(
-        table=TABLE_NAMES.get(kind, kind.__name__.lower()),
+        table=TABLE_NAMES.get(kind) or _WORD.sub("_", kind.__name__).lower(),
         columns=columns,
         key=KEYS.get(kind, ("id",)),
         load=_loader(kind, columns, hints),

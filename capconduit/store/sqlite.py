@@ -10,22 +10,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from capconduit.domain.books import CallKey
 from capconduit.errors import DatabaseError, Refused
-from capconduit.store.sqlstore import (
-    RETRIES,
-    RETRY_PAUSE_S,
-    Dialect,
-    RetryTransaction,
-    SqlStore,
-    SqlTransaction,
-    value_refused,
-)
+from capconduit.store.dialect import Dialect, RetryTransaction, insert_sql, value_refused
+from capconduit.store.sqlstore import RETRIES, RETRY_PAUSE_S, SqlStore
+from capconduit.store.sqltransaction import SqlTransaction
 
 BUSY_TIMEOUT_MS: Final = 5_000
 CACHE_KIB: Final = 16_384
@@ -36,11 +29,28 @@ class SqliteDialect(Dialect):
     """One connection. The writer's lock is on the whole file, so rows need none."""
 
     for_update = ""
-    for_share = ""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
+
+    def queries(self, statements: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[Any]]:
+        with _translated(self._path):
+            return [self._connection.execute(sql, values).fetchall() for sql, values in statements]
+
+    def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self.many(insert_sql(table, columns), rows)
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def estate_lock(self, *, alone: bool) -> Sequence[tuple[str, Mapping[str, Any]]]:  # noqa: ARG002
+        """See Dialect. There is one writer at a time."""
+        return ()
+
+    def name_locks(self, *_: Any) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """See Dialect. There is one writer at a time."""
+        return ()
 
     def query(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
         with _translated(self._path):
@@ -58,9 +68,6 @@ class SqliteDialect(Dialect):
             f"({columns[0]}, {columns[1]}) IN"
             f" (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:{name}))"
         )
-
-    def lock_channels(self, pairs: Sequence[CallKey]) -> None:
-        """See Dialect. There is one writer at a time."""
 
     def list_value(self, items: Sequence[Any]) -> Any:
         return json.dumps(items)

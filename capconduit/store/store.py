@@ -1,10 +1,10 @@
 """The Store protocol: everything the services may ask of a database, in the domain's words, and the lock order.
 
 **Lock order**, the same for everyone who writes: the estate's version (shared by decisions, exclusive for changes of
-configuration) → channels by the hash of (node, uniqueid) → calls by (node, uniqueid) → accounts by seller id → counters
-by (cap id, window). Within each kind rows are locked sorted. Whoever keeps to it cannot deadlock; PostgreSQL's 40P01
-and 40001 are retried all the same, a bounded number of times. SQLite has one writer at a time (`BEGIN IMMEDIATE`),
-which is the same promise.
+configuration) → channels by the hash of (node, uniqueid) → callers by the hash of (campaign, caller) → accounts by
+seller id → states of targets and rules by id → counters by (cap id, window). Within each kind they are locked sorted.
+Whoever keeps to it cannot deadlock; PostgreSQL's 40P01 and 40001 are retried all the same, a bounded number of times.
+SQLite has one writer at a time (`BEGIN IMMEDIATE`), which is the same promise.
 
 **Failure policy**: fail closed. A transaction that cannot be had or kept raises DatabaseError and has changed nothing.
 """
@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
-from capconduit.domain.books import Books, CallKey, CounterKey
+from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
 from capconduit.domain.estate import Estate
 from capconduit.domain.model import Call, Cap, Node, Tenant
+from capconduit.domain.needs import Needs
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
@@ -86,8 +87,21 @@ class Transaction(Protocol):
 
     # --- the way of a call --------------------------------------------------------------------------------------------
 
+    def begin_decisions(self, keys: Iterable[CallKey], books: Books) -> int:
+        """The estate's version, locked shared, and these channels as by lock_calls, in as few round trips as can be."""
+        ...
+
     def lock_calls(self, keys: Iterable[CallKey], books: Books) -> None:
         """Lock these channels, known or not; load their live calls with all parts, or what is settled or buried."""
+        ...
+
+    def lock_callers(self, keys: Iterable[CallerKey], books: Books) -> None:
+        """Lock these callers of campaigns, known or not, and load their last calls."""
+        ...
+
+    def lock_needs(self, needs: Needs, books: Books) -> None:
+        """Lock and load accounts, states of targets and rules, and counters; counters of windows that nobody used yet
+        are made. What `books` has already is not loaded again."""
         ...
 
     def lock_accounts(self, seller_ids: Iterable[str], books: Books) -> None:

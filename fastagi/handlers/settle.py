@@ -1,13 +1,17 @@
 """`settle`: the call ended; post its price, free its places, write its CDR. Acknowledged only when durable.
 
 Arguments: uniqueid, attempt, DIALSTATUS, ANSWEREDTIME_MS, DIALEDTIME_MS, HANGUPCAUSE, CHANNEL(hangupsource), context.
-Failure policy: fail closed. Without CC_ACK the dialplan keeps the settlement in Asterisk's own database, from where it
-is read later; settling twice is the same as once.
+Failure policy: fail closed. What the database cannot take in time is kept in the local journal, with what AMI saw, and
+acknowledged when it is on the disk. Without CC_ACK the dialplan keeps the settlement in Asterisk's own database, from
+where it is read later; settling twice is the same as once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from capconduit.domain.calls import SettleAnswer, SettleReport
@@ -17,6 +21,7 @@ from capconduit.vocab import DialStatus
 from fastagi.agi_server import AgiReply, AgiRequest, Endpoint
 from fastagi.asking import Asker
 from fastagi.handlers.replies import ACKNOWLEDGED, NOT_ACKNOWLEDGED
+from fastagi.journal import Journal, JournalFailed
 from fastagi.meter import Meter
 from fastagi.texts import argument, clean, number, uniqueid_of
 
@@ -24,16 +29,29 @@ log = logging.getLogger(__name__)
 
 # AMI's word of the leg's end comes on another connection and may be a little behind the handler's.
 AMI_GRACE_S: Final = 0.1
+ENGINE_S: Final = 0.7  # for the database; then there is still time to flush a disk before any dialplan's guard
 DEADLINE_MS: Final = 2_000  # nobody hears a caller wait here, and an answer spares the spool
+SPOOLED_S: Final = 1.0  # the dialplan has written the spool by then
 
 
 class SettleHandler:
-    """Answers `settle`."""
+    """Answers `settle`. `on_kept` is told when the journal, or the spool, has got something to take from it."""
 
-    def __init__(self, asker: Asker, meter: Meter, node: str) -> None:
+    def __init__(
+        self,
+        asker: Asker,
+        meter: Meter,
+        journal: Journal,
+        node: str,
+        now_ms: Callable[[], int],
+        on_kept: Callable[[], None],
+    ) -> None:
         self._asker = asker
         self._meter = meter
+        self._journal = journal
         self._node = node
+        self._now_ms = now_ms
+        self._on_kept = on_kept
 
     def endpoint(self) -> Endpoint:
         """How the server runs it."""
@@ -41,7 +59,7 @@ class SettleHandler:
 
     async def handle(self, request: AgiRequest) -> AgiReply:
         """Settle with AMI's times where AMI saw the answer, else with the channel's own."""
-        args = request.args
+        args, ended_ms = request.args, self._now_ms()
         uniqueid = uniqueid_of(args)
         await self._meter.wait_for_end(uniqueid, AMI_GRACE_S)
         report = SettleReport(
@@ -56,10 +74,10 @@ class SettleHandler:
             leg=self._meter.times(uniqueid),
         )
         try:
-            answer: SettleAnswer = await self._asker.ask(report)
-        except (EngineBusy, DatabaseError) as error:
-            log.error("not settled yet: %s", error, extra={"uniqueid": uniqueid})
-            return NOT_ACKNOWLEDGED
+            answer = await self._settled(report)
+        except (EngineBusy, DatabaseError, TimeoutError) as error:
+            log.error("not settled yet: %s", error or type(error).__name__, extra={"uniqueid": uniqueid})
+            return await self._keep(replace(report, ended_ms=_end_ms(report, ended_ms), witness="journal"))
         self._meter.settled(uniqueid)
         if answer.disagreement:
             log.warning("settled before with other numbers: %s", answer.disagreement, extra={"uniqueid": uniqueid})
@@ -67,10 +85,58 @@ class SettleHandler:
             log.info("settled call=%s", answer.call_id, extra={"uniqueid": uniqueid})
         return ACKNOWLEDGED
 
+    async def _settled(self, report: SettleReport) -> SettleAnswer:
+        """The engine's answer. Raises EngineBusy, DatabaseError, TimeoutError; it may settle later all the same."""
+        asked: asyncio.Future[SettleAnswer] = self._asker.ask(report)
+        done, _ = await asyncio.wait((asked,), timeout=ENGINE_S)
+        if not done:
+            asked.add_done_callback(_settled_late)
+            raise TimeoutError(f"the database did not answer within {ENGINE_S:g} s")
+        return asked.result()
+
+    async def _keep(self, report: SettleReport) -> AgiReply:
+        """Keep it on our own disk; acknowledged only when it is there.
+
+        A channel that was never told of an attempt has nothing to settle, in all likelihood: it is rejected because the
+        database is away. In a long outage such calls would fill the journal. One that was admitted all the same is
+        found missing in Asterisk's channel list.
+        """
+        if report.attempt == 0:
+            return NOT_ACKNOWLEDGED
+        try:
+            await self._journal.append(report)
+        except JournalFailed as error:
+            log.error("not kept, it stays with Asterisk: %s", error, extra={"uniqueid": report.uniqueid})
+            return self._left_to_asterisk()
+        self._meter.settled(report.uniqueid)
+        self._on_kept()
+        log.warning("kept in the journal until the database is back", extra={"uniqueid": report.uniqueid})
+        return ACKNOWLEDGED
+
     def late(self, _request: AgiRequest) -> AgiReply:
         """No acknowledgement: the dialplan keeps the settlement."""
+        return self._left_to_asterisk()
+
+    def _left_to_asterisk(self) -> AgiReply:
+        asyncio.get_running_loop().call_later(SPOOLED_S, self._on_kept)
         return NOT_ACKNOWLEDGED
 
     def too_late(self, request: AgiRequest, _reply: AgiReply) -> None:
         """It is settled, and the dialplan keeps it as well; reading it again from there changes nothing."""
         log.warning("settled after the deadline", extra={"uniqueid": uniqueid_of(request.args)})
+
+
+def _end_ms(report: SettleReport, heard_ms: int) -> int:
+    """When the call ended, for whoever reads it later: AMI's word, else ours, bounded by the time the caller was up."""
+    leg = report.leg
+    if leg.ended_ms is not None:
+        return leg.ended_ms
+    if leg.answered_ms is not None and report.dialstatus is DialStatus.ANSWER and report.answered_for_ms:
+        return min(heard_ms, leg.answered_ms + report.answered_for_ms)
+    return heard_ms
+
+
+def _settled_late(answered: asyncio.Future[SettleAnswer]) -> None:
+    """Nobody waits any more; the journal has it."""
+    if not answered.cancelled() and (error := answered.exception()) is not None:
+        log.debug("a settlement that was kept: %s", error)

@@ -30,8 +30,8 @@ from capconduit.domain.model import (
     Seller,
     Target,
 )
+from capconduit.domain.needs import Command
 from capconduit.domain.settlement import CUT_TOLERANCE_MS
-from capconduit.services.engine import Command
 from capconduit.store.rows import mapping
 from capconduit.store.sqlstore import SqlStore, SqlTransaction
 from capconduit.vocab import (

@@ -24,9 +24,10 @@ from capconduit.domain.calls import (
     RouteRequest,
     SettleReport,
 )
+from capconduit.domain.needs import Command
 from capconduit.errors import DatabaseError, Refused
 from capconduit.services import balances, campaigns, caps, dids, rates, sellers, settings, targets
-from capconduit.services.engine import Command, Engine
+from capconduit.services.engine import Engine
 from capconduit.services.office import Office
 from capconduit.store.sqlite import SqliteStore
 from capconduit.units import instant_ms

@@ -11,7 +11,8 @@ from typing import Any
 
 from capconduit.clock import SystemClock
 from capconduit.domain.calls import DialAnswer, RejectAnswer
-from capconduit.services.engine import Command, Engine
+from capconduit.domain.needs import Command
+from capconduit.services.engine import Engine
 from capconduit.store.open import open_store
 from tests.unit.estate_builder import route_of
 

@@ -12,8 +12,9 @@ import pytest
 
 from capconduit.domain import model
 from capconduit.domain.books import Books
+from capconduit.domain.needs import key_of
 from capconduit.errors import DatabaseError, Refused
-from capconduit.services.engine import decide, key_of
+from capconduit.services.engine import decide
 from capconduit.store.rows import KEYS, mapping
 from capconduit.store.sqlstore import SqlStore, SqlTransaction
 from capconduit.vocab import CapMetric, CapScope, WindowKind
@@ -33,9 +34,9 @@ from tests.unit.estate_builder import (
 MAX = 2**63 - 1
 TEXT = "Ünïcodé ☎ 𝄞 \u202e '\"\\ %s %(x)s :name ? ;-- \t{}"
 KINDS = [
-    model.Tenant, model.User, model.Seller, model.Account, model.Trunk, model.Rate, model.Campaign, model.Did,
-    model.Target, model.Rule, model.Cap, model.Setting, model.Counter, model.Call, model.Attempt, model.Place,
-    model.Hold,
+    model.Tenant, model.User, model.Seller, model.Account, model.Trunk, model.Rate, model.Schedule, model.Campaign,
+    model.Did, model.Target, model.Rule, model.Cap, model.Block, model.Setting, model.Counter, model.TargetState,
+    model.RuleState, model.RecentCaller, model.Call, model.Attempt, model.Place, model.Hold, model.LedgerKey,
     model.LedgerEntry, model.Cdr, model.Event, model.Audit, model.Node, model.Tombstone,
 ]  # fmt: skip
 # Columns that refer to another row.
@@ -46,6 +47,8 @@ REFERENCES = {
     "campaign_id": "campaign",
     "target_id": "target",
     "trunk_id": "trunk",
+    "schedule_id": "schedule",
+    "payout_rate_id": "rate",
 }
 
 

@@ -21,6 +21,7 @@ from capconduit.domain.calls import (
 from capconduit.domain.estate import Estate, Rows, build_estate
 from capconduit.domain.model import (
     Account,
+    Block,
     Call,
     Campaign,
     Cap,
@@ -30,16 +31,18 @@ from capconduit.domain.model import (
     LedgerEntry,
     Rate,
     Rule,
+    Schedule,
     Seller,
     Setting,
     Target,
     Tenant,
     Trunk,
 )
+from capconduit.domain.needs import Command, Needs, needs_of
 from capconduit.ids import ulid
 from capconduit.services.balances import verify_balances
 from capconduit.services.caps import verify_caps
-from capconduit.services.engine import Command, Engine, accounts_and_counters, decide
+from capconduit.services.engine import Engine, decide
 from capconduit.services.office import Office
 from capconduit.store.sqlstore import SqlStore
 from capconduit.units import Millis
@@ -102,6 +105,8 @@ class EstateBuilder:
     rules: list[Rule] = field(default_factory=list)
     caps: list[Cap] = field(default_factory=list)
     settings: list[Setting] = field(default_factory=list)
+    schedules: list[Schedule] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.tenants.append(Tenant(id=self.tenant_id, name="default", created_ms=self.now_ms, updated_ms=self.now_ms))
@@ -145,6 +150,8 @@ class EstateBuilder:
             "per_minute_micros": 200_000,
             "first_s": 60,
             "step_s": 60,
+            "then_after_s": 0,
+            "then_per_minute_micros": 0,
         }
         row = Rate(**self._stamp(name), name=name, **{**values, **fields})
         self.rates.append(row)
@@ -158,6 +165,10 @@ class EstateBuilder:
             "max_attempts": 5,
             "ring_budget_ms": 90_000,
             "max_duration_ms": 4 * 3_600_000,
+            "schedule_id": None,
+            "duplicate_window_ms": 0,
+            "anonymous_callers": "",
+            "min_attestation": "",
         }
         row = Campaign(**self._stamp(name), name=name, seller_id=seller, rate_id=rate, **{**values, **fields})
         self.campaigns.append(row)
@@ -188,6 +199,9 @@ class EstateBuilder:
             "address": f"sip:{name}@127.0.0.1:5080",
             "ring_ms": 20_000,
             "enabled": True,
+            "schedule_id": None,
+            "rate_id": None,
+            "payout_rate_id": None,
         }
         row = Target(**self._stamp(name), name=name, **{**values, **fields})
         self.targets.append(row)
@@ -196,23 +210,54 @@ class EstateBuilder:
         return row
 
     def rule(self, campaign: str, target: str, **fields: Any) -> Rule:
-        values = {"priority": len(self.rules) + 1, "weight": 1, "enabled": True}
+        values = {
+            "priority": len(self.rules) + 1,
+            "weight": 1,
+            "enabled": True,
+            "rate_id": None,
+            "payout_rate_id": None,
+        }
         row = Rule(
             **self._stamp(f"{campaign}/{target}"), campaign_id=campaign, target_id=target, **{**values, **fields}
         )
         self.rules.append(row)
         return row
 
+    def schedule(self, name: str = "office", **fields: Any) -> Schedule:
+        values = {"timezone": "America/New_York", "hours": "Mon-Fri 09:00-17:00", "holidays": ""}
+        row = Schedule(**self._stamp(name), name=name, **{**values, **fields})
+        self.schedules.append(row)
+        return row
+
+    def block(self, pattern: str, scope: CapScope = CapScope.SYSTEM, scope_id: str = TENANT, **fields: Any) -> Block:
+        values = {"reason": "spam", "expires_ms": None}
+        row = Block(
+            **self._stamp(f"block:{scope}:{scope_id}:{pattern}"),
+            scope=scope,
+            scope_id=scope_id,
+            pattern=pattern,
+            **{**values, **fields},
+        )
+        self.blocks.append(row)
+        return row
+
     def cap(
-        self, scope: CapScope, scope_id: str, metric: CapMetric, limit: int, window: WindowKind = WindowKind.NONE
+        self,
+        scope: CapScope,
+        scope_id: str,
+        metric: CapMetric,
+        limit: int,
+        window: WindowKind = WindowKind.NONE,
+        window_ms: int = 0,
     ) -> Cap:
         row = Cap(
-            **self._stamp(f"cap:{scope}:{scope_id}:{metric}:{window}"),
+            **self._stamp(f"cap:{scope}:{scope_id}:{metric}:{window}{window_ms or ''}"),
             scope=scope,
             scope_id=scope_id,
             metric=metric,
             window_kind=window,
             limit_value=limit,
+            window_ms=window_ms,
         )
         self.caps.append(row)
         return row
@@ -234,6 +279,8 @@ class EstateBuilder:
             rules=self.rules,
             caps=self.caps,
             settings=self.settings,
+            schedules=self.schedules,
+            blocks=self.blocks,
         )
 
     def estate(self, version: int = 1) -> Estate:
@@ -244,8 +291,8 @@ class EstateBuilder:
         with store.transaction(write=True) as tx:
             rows = self.rows()
             for group in (
-                rows.tenants, rows.sellers, self.accounts, rows.trunks, rows.rates, rows.campaigns, rows.dids,
-                rows.targets, rows.rules, rows.caps, rows.settings,
+                rows.tenants, rows.sellers, self.accounts, rows.trunks, rows.rates, rows.schedules, rows.campaigns,
+                rows.dids, rows.targets, rows.rules, rows.caps, rows.settings, rows.blocks,
             ):  # fmt: skip
                 for row in group:
                     tx.insert(row)
@@ -332,7 +379,10 @@ class PureTill:
 
     def ask(self, command: Command) -> Any:
         """Decide one command and take over its changes."""
-        accounts_and_counters(command, self.estate, self.books, self.clock.now_ms())
+        needs = Needs()
+        needs_of(command, self.estate, self.books, self.clock.now_ms(), needs)
+        for cap_id in needs.buckets:
+            self.books.buckets.setdefault(cap_id, {start for cap, start in self.books.counters if cap == cap_id})
         answer, changes = decide(command, self.estate, self.books, self.clock.now_ms(), self.clock.new_id)
         self.changes = changes
         self.books.apply(changes)

@@ -126,7 +126,7 @@ def test_places_are_taken_in_every_cap_of_the_path() -> None:
         assert till.count(cap) == (0, 1), scope
     attempts = {p.cap_id: p.attempt for p in till.books.open_places(answer.call_id)}
     assert {scope for scope, cap in caps.items() if attempts[cap.id] == 1} == {CapScope.TARGET, CapScope.RULE}
-    assert all(p.state is PlaceState.DIALING for p in till.books.open_places(answer.call_id))
+    assert all(p.state is PlaceState.HELD for p in till.books.open_places(answer.call_id))
 
 
 def test_filling_a_window_is_told_once() -> None:
@@ -189,7 +189,7 @@ def test_no_business_limit_is_answered_with_503() -> None:
 def test_a_target_rings_within_the_campaign_s_budget(ring_ms: int, budget_ms: int, ring_s: int) -> None:
     builder = small_estate()
     candidate = Candidate(builder.rules[0], replace(builder.targets[0], ring_ms=ring_ms))
-    assert ring_seconds(candidate, budget_ms) == ring_s
+    assert ring_seconds([candidate], budget_ms) == ring_s
 
 
 def test_what_is_needed_for_a_decision_is_not_taken_by_asking() -> None:

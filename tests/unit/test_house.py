@@ -173,7 +173,10 @@ def one_of_everything(till: Till) -> None:
     for command in (attempt_of("u1"), answer_of("u1"), extend_of("u1"), settle_of("u1", talk_ms=5_000), settle_of("?")):
         till.ask(command)
     for scope in CapScope:
-        limits = [caps.parse_limit(m, "50" if m is CapMetric.CONCURRENT else "50/day") for m in caps.COUNTED]
+        limits = [
+            caps.parse_limit(m, "50" if m in (CapMetric.CONCURRENT, CapMetric.CPS) else "50/day") for m in CapMetric
+        ]
+        limits.append(caps.parse_limit(CapMetric.BILLABLE, "50/rolling:1h"))
         caps.set_caps(office, scope, names[scope], limits)
     till.ask(settle_of("u2"))
     till.batch([route_of("u4"), route_of("u5", dnid="+18005559999")])

@@ -32,7 +32,7 @@ def test_an_answer_makes_call_places_and_attempt_up() -> None:
     assert (call.state, call.answered_ms) == (CallState.UP, T0 + 3_000)
     attempt = till.books.attempts[call_id][1]
     assert (attempt.answered_ms, attempt.rang_ms, attempt.ended_ms) == (T0 + 3_000, T0 + 500, None)
-    assert till.books.places[call_id][(0, cap.id)].state is PlaceState.UP
+    assert till.books.places[call_id][(0, cap.id)].state is PlaceState.HELD
     assert till.books.holds[call_id].expires_ms == T0 + 3_000 + 60_000
     assert till.count(cap) == (0, 1)
 

@@ -200,3 +200,109 @@ def test_a_free_call_is_funded_to_its_ceiling_at_once() -> None:
 def test_increments_are_counted_from_the_first() -> None:
     t = tariff(7, 5)
     assert [round_up_to_increment(t, s) for s in (0, 1, 7, 8, 12, 13)] == [7, 7, 7, 12, 12, 17]
+
+
+# --- two steps: one price at first, another beyond -------------------------------------------------------------------
+
+
+def two_steps(
+    after_s: int, per_minute: int, then: int, *, first_s: int = 60, step_s: int = 60, fee: int = 0, threshold: int = 0
+) -> Tariff:
+    return Tariff(fee, per_minute, first_s, step_s, threshold, then_after_s=after_s, then_per_minute_micros=then)
+
+
+@pytest.mark.parametrize(
+    ("billed_s", "micros"),
+    [(1, 10_000), (59, 590_000), (60, 600_000), (61, 602_000), (120, 720_000), (3_660, 7_800_000)],
+)
+def test_seconds_beyond_the_first_step_cost_the_other_price(billed_s: int, micros: int) -> None:
+    assert price_of_seconds(two_steps(60, 600_000, 120_000), billed_s) == micros
+
+
+def test_an_increment_that_straddles_the_steps_is_split_between_the_prices() -> None:
+    t = two_steps(90, 600_000, 60_000)
+    assert charge(t, 60_001) == Charge(True, 120, 900_000 + 30_000)
+    first = two_steps(10, 600_000, 60_000, first_s=60, step_s=60)
+    assert charge(first, 1) == Charge(True, 60, 100_000 + 50_000)
+    assert minimum_micros(first) == 150_000
+
+
+def test_two_steps_are_rounded_once_and_not_each() -> None:
+    t = two_steps(1, 20, 20, first_s=1, step_s=1)  # a third of a micro for each second
+    assert [price_of_seconds(t, s) for s in (1, 2, 3, 4)] == [1, 1, 1, 2]
+
+
+def test_a_second_price_without_a_second_step_is_no_price() -> None:
+    assert price_of_seconds(two_steps(0, 200_000, 999_999), 600) == 2_000_000
+    assert fund(two_steps(0, 0, 999_999), 0, 60, 14_400) == Funding(0, 14_400)
+    assert fund(two_steps(0, 200_000, 0), 10**9, 60, 14_400) == Funding(200_000, 60)
+
+
+def test_connect_fee_and_threshold_are_those_of_any_call() -> None:
+    t = two_steps(60, 600_000, 120_000, fee=50_000, threshold=30_000)
+    assert charge(t, 29_999) == Charge(False, 0, 0)
+    assert charge(t, 30_000) == Charge(True, 60, 650_000)
+    assert charge(t, 60_001) == Charge(True, 120, 770_000)
+
+
+@pytest.mark.parametrize(("per_minute", "then"), [(600_000, 120_000), (120_000, 600_000)])
+def test_money_runs_out_in_either_step(per_minute: int, then: int) -> None:
+    t = two_steps(120, per_minute, then, fee=50_000)
+    minutes = [50_000 + per_minute, 50_000 + 2 * per_minute, 50_000 + 2 * per_minute + then]
+    assert fund(t, minutes[0] - 1, 600, 14_400) is None
+    for number, money in enumerate(minutes, start=1):
+        assert fund(t, money, 600, 14_400) == Funding(money, number * 60)
+    for number, money in enumerate(minutes[1:], start=1):
+        assert fund(t, money - 1, 600, 14_400) == Funding(minutes[number - 1], number * 60)
+
+
+def test_money_for_a_part_of_a_straddling_increment_funds_none_of_it() -> None:
+    t = two_steps(90, 600_000, 60_000)
+    assert fund(t, 929_999, 600, 14_400) == Funding(600_000, 60)
+    assert fund(t, 930_000, 600, 14_400) == Funding(930_000, 120)
+
+
+def test_a_free_first_step_needs_no_money_until_it_is_over() -> None:
+    t = two_steps(120, 0, 200_000)
+    assert fund(t, 0, 60, 14_400) == Funding(0, 60)
+    assert fund(t, 0, 600, 14_400) == Funding(0, 120)
+    assert fund(t, 199_999, 600, 14_400) == Funding(0, 120)
+    assert fund(t, 200_000, 600, 14_400) == Funding(200_000, 180)
+
+
+def test_a_free_first_step_that_ends_within_the_first_increment_needs_money() -> None:
+    t = two_steps(30, 0, 200_000)
+    assert fund(t, 99_999, 60, 14_400) is None
+    assert fund(t, 100_000, 60, 14_400) == Funding(100_000, 60)
+
+
+def test_money_for_the_first_step_funds_all_of_a_call_that_is_free_beyond() -> None:
+    t = two_steps(90, 200_000, 0)
+    assert fund(t, 10**9, 60, 14_400) == Funding(200_000, 60)  # what was wanted, for the second minute still costs
+    assert fund(t, 299_999, 120, 14_400) == Funding(200_000, 60)
+    assert fund(t, 300_000, 120, 14_400) == Funding(300_000, 14_400)
+    assert fund(t, 10**9, 120, 100) == Funding(300_000, 100)
+    assert fund(t, 300_000, 120, 60) == Funding(200_000, 60)  # the ceiling is within the first step
+
+
+def test_a_call_whose_steps_are_both_free_is_funded_to_its_ceiling_at_once() -> None:
+    assert fund(two_steps(90, 0, 0, fee=50_000), 50_000, 60, 14_400) == Funding(50_000, 14_400)
+
+
+# --- the published example: Kolmisoft MOR, "Prepaid Logic" -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("increment", [(60, 60), (1, 1)])
+def test_the_published_example_comes_out_to_the_micro(increment: tuple[int, int]) -> None:
+    t, slice_s, max_s = tariff(*increment, per_minute=200_000), 30 * 60, 4 * 3_600
+    balance = 8_000_000
+    first = fund(t, balance, slice_s, max_s)
+    assert first == Funding(6_000_000, slice_s)
+    second = fund(t, balance - first.hold_micros, slice_s, max_s)
+    assert second == Funding(2_000_000, 10 * 60)
+    assert fund(t, balance - first.hold_micros - second.hold_micros, slice_s, max_s) is None
+    balance -= charge(t, 12 * 60_000).price_micros
+    assert balance == 5_600_000
+    fourth = fund(t, balance - second.hold_micros, slice_s, max_s)
+    assert fourth == Funding(3_600_000, 18 * 60)
+    assert balance - charge(t, 9 * 60_000).price_micros == 3_800_000

@@ -47,7 +47,7 @@ def test_a_call_that_meets_no_obstacle_goes_to_its_target() -> None:
     assert decision.reject is None
     assert [c.target.name for c in decision.candidates] == ["buyer1"]
     assert [c.name for c in decision.checks] == [
-        "did", "did.status", "did.campaign", "seller", "balance", "campaign", "strategy",
+        "did", "did.status", "did.campaign", "seller", "balance", "campaign", "strategy", "hold",
     ]  # fmt: skip
     assert all(c.ok for c in decision.checks)
 

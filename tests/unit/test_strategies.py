@@ -7,6 +7,7 @@ from collections import Counter as Tally
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capconduit.domain.books import Books
 from capconduit.domain.strategies import Candidate, order
 from capconduit.vocab import Strategy
 from tests.unit.estate_builder import EstateBuilder
@@ -15,11 +16,13 @@ from tests.unit.estate_builder import EstateBuilder
 def candidates(*numbers: tuple[int, int]) -> list[Candidate]:
     """Candidates with these (priority, weight), named t0, t1, …"""
     builder = EstateBuilder()
-    built = []
+    builder.seller()
+    builder.rate()
+    campaign = builder.campaign()
     for position, (priority, weight) in enumerate(numbers):
-        target = builder.target(f"t{position}", rule={"priority": priority, "weight": weight})
-        built.append(Candidate(builder.rules[-1], target))
-    return built
+        builder.target(f"t{position}", rule={"priority": priority, "weight": weight})
+    offers = {o.target.name: o for o in builder.estate().offers(campaign).all}
+    return [Candidate(offers[t.name], Books().target(t.tenant_id, t.id)) for t in builder.targets]
 
 
 def names(ordered: list[Candidate]) -> list[str]:

@@ -1,0 +1,113 @@
+"""What a command's decision will read: which rows must be locked and loaded before it can be made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
+from capconduit.domain.calls import AnswerReport, AttemptReport, ExtendRequest, RouteRequest, SettleReport
+from capconduit.domain.estate import Estate, ZonedCap
+from capconduit.domain.model import Call, Campaign
+from capconduit.domain.numbers import to_e164
+from capconduit.domain.routing import caller_of, caps_of_call, find_did, region_of
+from capconduit.domain.strategies import ROTATING
+from capconduit.domain.usage import counter_key
+from capconduit.vocab import RESERVED_METRICS
+
+Command = RouteRequest | AttemptReport | SettleReport | AnswerReport | ExtendRequest
+
+
+@dataclass(slots=True)
+class Needs:
+    """Keys of what a batch of decisions reads; counters with their tenant, caps that look back with the instants their
+    buckets begin after and until."""
+
+    sellers: set[str] = field(default_factory=set)
+    targets: set[str] = field(default_factory=set)
+    rules: set[str] = field(default_factory=set)
+    counters: dict[CounterKey, str] = field(default_factory=dict)
+    buckets: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _routed: set[tuple[str, str]] = field(default_factory=set)  # (DID, trunk) that were seen to already
+
+    def route(self, did_id: str, trunk_id: str) -> bool:
+        """Whether a call on this DID over this trunk is the first of the batch: the next ones need the same."""
+        fresh = (did_id, trunk_id) not in self._routed
+        self._routed.add((did_id, trunk_id))
+        return fresh
+
+    def cap(self, zoned: ZonedCap, key: CounterKey, now_ms: int) -> None:
+        """A place may be taken in this counter. One that looks back is locked as a whole by its counter of instant 0:
+        two daemons may be in different buckets."""
+        tenant_id = zoned.cap.tenant_id
+        self.counters[key] = tenant_id
+        if zoned.bucket_ms:
+            self.counters[(zoned.cap.id, 0)] = tenant_id
+            self.buckets[zoned.cap.id] = (now_ms - zoned.rolling_ms - zoned.bucket_ms, now_ms + zoned.rolling_ms)
+
+    def caps(self, caps: Iterable[ZonedCap], now_ms: int) -> None:
+        """Places may be taken in these caps, in the windows of now."""
+        for zoned in caps:
+            self.cap(zoned, counter_key(zoned, now_ms), now_ms)
+
+
+def key_of(command: Command) -> CallKey:
+    """The channel a command is about."""
+    return (command.node, command.uniqueid)
+
+
+def caller_key(command: Command, estate: Estate) -> CallerKey | None:
+    """The caller in a campaign that does not take the same one twice in a while; None where that does not matter."""
+    if not isinstance(command, RouteRequest):
+        return None
+    _, did, trunk = find_did(command, estate)
+    campaign = estate.campaigns.get(did.campaign_id) if did and did.campaign_id else None
+    if campaign is None or not campaign.duplicate_window_ms:
+        return None
+    caller = caller_of(to_e164(command.ani, region_of(trunk, estate)) or "", command.ani)
+    return (campaign.id, caller) if caller else None
+
+
+def needs_of(command: Command, estate: Estate, books: Books, now_ms: int, needs: Needs) -> None:
+    """Add what `command` needs. Its call, if it lives, must be in `books`."""
+    call = books.call_of(key_of(command))
+    if call is not None:
+        _of_call(command, call, estate, books, now_ms, needs)
+    elif isinstance(command, RouteRequest):
+        _, did, trunk = find_did(command, estate)
+        campaign = estate.campaigns.get(did.campaign_id) if did and did.campaign_id else None
+        if did is not None and campaign is not None and needs.route(did.id, trunk.id if trunk else ""):
+            seller = estate.sellers[campaign.seller_id]
+            needs.sellers.add(seller.id)
+            for _, caps in caps_of_call(estate, did.tenant_id, seller, did, trunk, campaign):
+                needs.caps(caps, now_ms)
+            _of_targets(campaign, estate, now_ms, needs)
+
+
+def _of_targets(campaign: Campaign, estate: Estate, now_ms: int, needs: Needs) -> None:
+    """The target's side of a choice."""
+    for offer in estate.offers(campaign).all:
+        needs.targets.add(offer.target.id)
+        needs.caps(offer.caps, now_ms)
+        if campaign.strategy in ROTATING:
+            needs.rules.add(offer.rule.id)
+
+
+def _of_call(command: Command, call: Call, estate: Estate, books: Books, now_ms: int, needs: Needs) -> None:
+    """A live call's account, the counters of its places, and the targets of its attempts."""
+    needs.sellers.add(call.seller_id)
+    only_reserved = isinstance(command, ExtendRequest)
+    for place in books.open_places(call.id):
+        zoned = estate.caps.get(place.cap_id)
+        if only_reserved and (zoned is None or zoned.cap.metric not in RESERVED_METRICS):
+            continue
+        key = (place.cap_id, place.window_start_ms)
+        if zoned is not None and zoned.cap.metric in RESERVED_METRICS:
+            needs.cap(zoned, key, now_ms)
+        else:
+            needs.counters[key] = place.tenant_id
+    if not only_reserved:
+        needs.targets.update(a.target_id for a in books.attempts[call.id].values() if a.ended_ms is None)
+    campaign = estate.campaigns.get(call.campaign_id)
+    if isinstance(command, AttemptReport) and campaign is not None:
+        _of_targets(campaign, estate, now_ms, needs)
