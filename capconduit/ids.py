@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS: Final = tuple(a + b for a in _CROCKFORD for b in _CROCKFORD)  # 10 bits at a time
+_SHIFTS: Final = range(120, -1, -10)
 ULID_LENGTH: Final = 26
 
 
 def ulid(now_ms: int, randomness: int) -> str:
     """A ULID of `now_ms` (48 bits) and 80 bits of `randomness`; both come from the caller."""
     value = ((now_ms & ((1 << 48) - 1)) << 80) | (randomness & ((1 << 80) - 1))
-    return "".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in _SHIFTS])
 
 
 def is_ulid(text: str) -> bool:

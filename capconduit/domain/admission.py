@@ -37,6 +37,8 @@ from capconduit.vocab import (
 CDR_SCHEMA_VERSION = 1
 Ids = Callable[[], str]
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 _MONEY_REJECTS = frozenset(
     {RejectCode.BALANCE_EXHAUSTED, RejectCode.BALANCE_HELD_BY_OTHER_CALLS, RejectCode.BALANCE_BELOW_FIRST_INCREMENT}
 )
@@ -140,7 +142,7 @@ def event(ids: Ids, tenant_id: str, now_ms: int, kind: EventKind, subject: str, 
         at_ms=now_ms,
         kind=kind,
         subject=subject,
-        data=json.dumps(data, separators=(",", ":")),
+        data=_encode(data),
     )
 
 

@@ -185,15 +185,18 @@ class Books:
                 self.dirty_callers.discard((campaign_id, caller_id))
             self.forgotten.append((campaign_id, caller_id, call_id))
         for tenant_id, key in changes.ticks:
-            counter = self.counter(tenant_id, key)
-            self._put_counter(key, replace(counter, used=counter.used + 1))
+            self._count(tenant_id, key, 1, 0)
 
-    def _put_counter(self, key: CounterKey, counter: Counter) -> None:
-        self.counters[key] = counter
+    def _count(self, tenant_id: str, key: CounterKey, used: int, in_flight: int) -> None:
+        """Move a counter."""
+        counter = self.counters.get(key)
+        if counter is None:
+            counter = self.counters[key] = self.counter(tenant_id, key)
+            if (starts := self.buckets.get(key[0])) is not None:
+                starts.add(key[1])
+        counter.used += used
+        counter.in_flight += in_flight
         self.dirty_counters.add(key)
-        starts = self.buckets.get(key[0])
-        if starts is not None:
-            starts.add(key[1])
 
     def _apply_calls(self, changes: Changes) -> None:
         for call in changes.calls:
@@ -222,15 +225,13 @@ class Books:
         own[(place.attempt, place.cap_id)] = place
         self.dirty_places.add((place.call_id, place.attempt, place.cap_id))
         key = (place.cap_id, place.window_start_ms)
-        counter = self.counter(place.tenant_id, key)
-        in_flight = counter.in_flight - (before.amount if before else 0)
-        used = counter.used
+        held_before = before.amount if before else 0
         if place.state is PlaceState.RELEASED:
-            used += place.counted
+            used, in_flight = place.counted, -held_before
         else:
-            in_flight += place.amount
-        if (used, in_flight) != (counter.used, counter.in_flight):
-            self._put_counter(key, replace(counter, used=used, in_flight=in_flight))
+            used, in_flight = 0, place.amount - held_before
+        if used or in_flight:
+            self._count(place.tenant_id, key, used, in_flight)
 
     def _apply_hold(self, hold: Hold) -> None:
         before = self.holds.get(hold.call_id)

@@ -29,6 +29,8 @@ from capconduit.domain.tariffs import dump_tariff, tariff_of
 from capconduit.domain.windows import CPS_BUCKET_MS, CPS_WINDOW_MS, bucket_ms
 from capconduit.vocab import CapMetric, CapScope, WindowKind
 
+_DEFAULTS = Settings()
+
 
 @dataclass(frozen=True, slots=True)
 class ZonedCap:
@@ -130,7 +132,7 @@ class Estate:
 
     def settings(self, tenant_id: str) -> Settings:
         """The settings in force for a tenant."""
-        return self.settings_by_tenant.get(tenant_id) or Settings()
+        return self.settings_by_tenant.get(tenant_id, _DEFAULTS)
 
     def first_tenant_id(self) -> str:
         """Whom calls belong to that nobody's DID or trunk claims."""

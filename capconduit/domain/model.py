@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from capconduit.domain.record import record
 from capconduit.vocab import (
     CallState,
     CampaignStatus,
@@ -29,7 +30,7 @@ from capconduit.vocab import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Tenant:
     """Whom an estate belongs to; an installation begins with one, `default`."""
 
@@ -39,7 +40,7 @@ class Tenant:
     updated_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Entity:
     """What every named thing of an estate has."""
 
@@ -49,7 +50,7 @@ class Entity:
     updated_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class User(Entity):
     """A person or business that signs in."""
 
@@ -58,7 +59,7 @@ class User(Entity):
     status: Status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Seller(Entity):
     """The business side of a seller; its money stands in Account."""
 
@@ -69,7 +70,7 @@ class Seller(Entity):
     low_balance_micros: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Account:
     """A seller's prepaid money: `held_micros` is the sum of its open holds, `balance_micros` that of its ledger."""
 
@@ -85,7 +86,7 @@ class Account:
         return self.balance_micros + self.credit_limit_micros - self.held_micros
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Trunk(Entity):
     """A carrier: who may send us calls. `hosts` and `codecs` are comma separated."""
 
@@ -99,7 +100,7 @@ class Trunk(Entity):
     auth_secret_ref: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Rate(Entity):
     """What a seller pays: connect fee + per-minute price, billed in increments of `first_s` then `step_s`.
 
@@ -116,7 +117,7 @@ class Rate(Entity):
     then_per_minute_micros: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Schedule(Entity):
     """When something is open; `hours` and `holidays` as domain/schedules.py writes them."""
 
@@ -126,7 +127,7 @@ class Schedule(Entity):
     holidays: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Block(Entity):
     """Callers that are refused, for the whole tenant (`system`), a seller or a campaign. See domain/blocklist.py."""
 
@@ -137,7 +138,7 @@ class Block(Entity):
     expires_ms: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Campaign(Entity):
     """A seller's stream of calls.
 
@@ -160,7 +161,7 @@ class Campaign(Entity):
     min_attestation: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Did(Entity):
     """A number calls arrive on, E.164."""
 
@@ -171,7 +172,7 @@ class Did(Entity):
     status: DidStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Target(Entity):
     """Where a call can be forwarded. `rate_id`: what the seller pays here instead of the campaign's rate;
     `payout_rate_id`: what the target's side gets."""
@@ -186,7 +187,7 @@ class Target(Entity):
     payout_rate_id: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Rule(Entity):
     """Links a campaign to a target. Lower priority numbers come first. Its rates stand before the target's."""
 
@@ -199,7 +200,7 @@ class Rule(Entity):
     payout_rate_id: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Cap(Entity):
     """A limit: (scope, metric, window, limit). `scope_id` is the limited entity's id, or the tenant's for `system`.
 
@@ -215,7 +216,7 @@ class Cap(Entity):
     window_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Setting:
     """An operator's value of a system setting; the settings that exist stand in domain/settings.py."""
 
@@ -225,9 +226,12 @@ class Setting:
     updated_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Counter:
-    """What a cap has used in one window. used = base + counted places; in_flight = places not released."""
+    """What a cap has used in one window. used = base + counted places; in_flight = places not released.
+
+    The one row that is counted in place: a batch of decisions moves it hundreds of times (see Books).
+    """
 
     tenant_id: str
     cap_id: str
@@ -237,7 +241,7 @@ class Counter:
     base: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TargetState:
     """What a target has been through. `active`: attempts under way; `failures`: in a row; instants 0: never.
 
@@ -253,7 +257,7 @@ class TargetState:
     idle_since_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RuleState:
     """Where a rule stands in its campaign's rotation; see domain/strategies.py."""
 
@@ -262,7 +266,7 @@ class RuleState:
     cursor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RecentCaller:
     """The last call of a caller that was or may yet be connected, for campaigns with a duplicate window."""
 
@@ -273,7 +277,7 @@ class RecentCaller:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Call:
     """A live call: admitted and not yet settled. When it is settled it becomes a Cdr and leaves this table.
 
@@ -323,7 +327,7 @@ class Call:
     then_per_minute_micros: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Attempt:
     """One Dial of one target within a call; `number` counts from 1.
 
@@ -351,7 +355,7 @@ class Attempt:
     payout: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Place:
     """A call's place (slot) in one window of one cap. `attempt` is 0 for places of the whole call.
 
@@ -371,7 +375,7 @@ class Place:
     boot_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Hold:
     """Money reserved for a live call; one for each call."""
 
@@ -384,7 +388,7 @@ class Hold:
     expires_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class LedgerEntry:
     """Money moved; append only. The sum of an account's rows is its balance."""
 
@@ -402,7 +406,7 @@ class LedgerEntry:
     created_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class LedgerKey:
     """A key that makes a repeated adjustment harmless, with the entry that it made."""
 
@@ -411,7 +415,7 @@ class LedgerKey:
     ledger_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Cdr:
     """The settled record of a call, rejected calls included.
 
@@ -477,7 +481,7 @@ class Cdr:
     payout_tariff: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Event:
     """Anything that happened; append only. `data` is JSON."""
 
@@ -489,7 +493,7 @@ class Event:
     data: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Audit:
     """Who changed what, from what to what. `before` and `after` are JSON."""
 
@@ -503,7 +507,7 @@ class Audit:
     after: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Node:
     """A daemon and the Asterisk beside it, as last seen."""
 
@@ -515,7 +519,7 @@ class Node:
     state: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Tombstone:
     """A call whose end was told before its beginning: a late route of it takes nothing."""
 

@@ -118,8 +118,8 @@ def free_caps(
             f"cap.{cap.scope}",
             free >= max(least, 1),
             subject=zoned.subject,
-            metric=cap.metric.value,
-            window=window_name(zoned) or cap.window_kind.value,
+            metric=cap.metric,
+            window=window_name(zoned) or cap.window_kind,
             used=used,
             in_flight=in_flight,
             limit=cap.limit_value,
@@ -188,7 +188,7 @@ def _identify(request: RouteRequest, estate: Estate) -> Decision:
     )
     if not decision.note("did", did is not None, dnid=request.dnid, number=decision.did_number) or did is None:
         return decision.refuse(RejectCode.DID_UNKNOWN)
-    if not decision.note("did.status", did.status is not DidStatus.SUSPENDED, status=did.status.value):
+    if not decision.note("did.status", did.status is not DidStatus.SUSPENDED, status=did.status):
         return decision.refuse(RejectCode.DID_SUSPENDED)
     assigned = did.status is DidStatus.ASSIGNED and did.campaign_id is not None
     if not decision.note("did.campaign", assigned) or did.campaign_id is None:
@@ -315,7 +315,7 @@ def _call_caps_free(
 
 def _campaign_open(decision: Decision, campaign: Campaign, estate: Estate, now_ms: int) -> bool:
     active = campaign.status is CampaignStatus.ACTIVE
-    if not decision.note("campaign", active, campaign=campaign.name, status=campaign.status.value):
+    if not decision.note("campaign", active, campaign=campaign.name, status=campaign.status):
         decision.refuse(RejectCode.CAMPAIGN_PAUSED)
         return False
     opening = estate.opening(campaign.schedule_id)
@@ -340,7 +340,7 @@ def _choose(
         return decision.refuse(why)
     decision.candidates = order(campaign.strategy, free, seed)
     decision.note(
-        "strategy", True, strategy=campaign.strategy.value, order=[c.target.name for c in decision.candidates]
+        "strategy", True, strategy=campaign.strategy, order=[c.target.name for c in decision.candidates]
     )
     dialled = first_dial(campaign, decision.candidates, campaign.max_attempts)
     decision.funding = fund_dial(dialled, purse, campaign, estate, usage, now_ms, 0)

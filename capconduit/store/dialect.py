@@ -14,6 +14,9 @@ CHANNEL_LOCK: Final = "channel"
 CALLER_LOCK: Final = "caller"
 
 
+Column = tuple[str, str]  # name, SQL type
+
+
 class RetryTransaction(DatabaseError):
     """The engine aborted the transaction because of another one; the same work may succeed now."""
 
@@ -59,6 +62,16 @@ class Dialect(ABC):
         """Add many rows in the quickest way the engine has."""
 
     @abstractmethod
+    def update(
+        self, table: str, columns: Sequence[Column], keys: Sequence[Column], rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """Change many rows in the quickest way the engine has: `rows` are the new values, then the keys."""
+
+    @abstractmethod
+    def delete(self, table: str, keys: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+        """Remove the rows of these keys in the quickest way the engine has."""
+
+    @abstractmethod
     def together(self) -> AbstractContextManager[None]:
         """Statements within, of which none gives rows, may travel together; errors come at the end at the latest."""
 
@@ -80,6 +93,21 @@ class Dialect(ABC):
     @abstractmethod
     def pair_values(self, name: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         """How pairs are handed over for `any_pair`."""
+
+
+def update_sql(table: str, columns: Sequence[Column], keys: Sequence[Column]) -> str:
+    """UPDATE of one row with `?` parameters: the values, then the keys."""
+    sets = ", ".join(f"{name} = ?" for name, _ in columns)
+    return f"UPDATE {table} SET {sets} WHERE {_where(keys)} /* all tenants */"  # noqa: S608 - our own names
+
+
+def delete_sql(table: str, keys: Sequence[Column]) -> str:
+    """DELETE of one row with `?` parameters."""
+    return f"DELETE FROM {table} WHERE {_where(keys)} /* all tenants */"  # noqa: S608 - our own names
+
+
+def _where(keys: Sequence[Column]) -> str:
+    return " AND ".join(f"{name} = ?" for name, _ in keys)
 
 
 def insert_sql(table: str, columns: Sequence[str]) -> str:

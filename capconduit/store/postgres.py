@@ -19,7 +19,17 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from capconduit.errors import DatabaseError, Refused
-from capconduit.store.dialect import CALLER_LOCK, CHANNEL_LOCK, Dialect, RetryTransaction, insert_sql, value_refused
+from capconduit.store.dialect import (
+    CALLER_LOCK,
+    CHANNEL_LOCK,
+    Column,
+    Dialect,
+    RetryTransaction,
+    delete_sql,
+    insert_sql,
+    update_sql,
+    value_refused,
+)
 from capconduit.store.sqlstore import SqlStore
 from capconduit.store.sqltransaction import SqlTransaction
 
@@ -41,8 +51,37 @@ _NAMED = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 
 
 _SEEDS: Final = {CHANNEL_LOCK: 0, CALLER_LOCK: 1}
-# What COPY's text format gives a meaning (PostgreSQL, "COPY", Text Format).
+# What COPY's text format gives a meaning (PostgreSQL, "COPY", Text Format), and control characters that stand for
+# NULL and the separators while rows are put together: one look over all of them then tells that nothing is escaped.
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_NULL, _ROW, _FIELD = "\x1d", "\x1e", "\x1f"
+_SPECIAL: Final = re.compile(r"[\\\t\n\r]")
+_STAND_INS: Final = re.compile(r"[\x1d-\x1f]")
+
+
+def _given(columns: Sequence[Column]) -> str:
+    """Rows that come as one array for each column, as a table `given`."""
+    arrays = ", ".join(f"%s::{kind}[]" for _, kind in columns)
+    return f"unnest({arrays}) AS given({', '.join(name for name, _ in columns)})"
+
+
+def _same(table: str, keys: Sequence[Column]) -> str:
+    return " AND ".join(f"{table}.{name} = given.{name}" for name, _ in keys)
+
+
+@lru_cache(maxsize=64)
+def _update_sql(table: str, columns: tuple[Column, ...], keys: tuple[Column, ...]) -> LiteralString:
+    sets = ", ".join(f"{name} = given.{name}" for name, _ in columns)
+    return f"UPDATE {table} SET {sets} FROM {_given([*columns, *keys])} WHERE {_same(table, keys)}"
+
+
+@lru_cache(maxsize=64)
+def _delete_sql(table: str, keys: tuple[Column, ...]) -> LiteralString:
+    return f"DELETE FROM {table} USING {_given(keys)} WHERE {_same(table, keys)}"
+
+
+def _by_column(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 @lru_cache(maxsize=64)
@@ -51,21 +90,31 @@ def _copy_sql(table: str, columns: tuple[str, ...]) -> LiteralString:
 
 
 def _copy_value(value: Any) -> str:
+    """A value that is no plain text."""
     if value is None:
-        return "\\N"
-    if isinstance(value, str):
-        return value.translate(_ESCAPES) if _MUST_ESCAPE.search(value) else value
+        return _NULL
     if value is True or value is False:
         return "t" if value else "f"
     return str(value)
 
 
-_MUST_ESCAPE: Final = re.compile(r"[\\\t\n\r]")
+def copy_text(rows: Sequence[Sequence[Any]]) -> str:
+    """Rows in COPY's text format."""
+    text = _ROW.join([_FIELD.join([v if v.__class__ is str else _copy_value(v) for v in row]) for row in rows])
+    if _SPECIAL.search(text) or len(_STAND_INS.findall(text)) != _stand_ins(rows):
+        return "".join(map(_copy_line, rows))
+    return text.replace(_FIELD, "\t").replace(_ROW, "\n").replace(_NULL, "\\N") + "\n"
+
+
+def _stand_ins(rows: Sequence[Sequence[Any]]) -> int:
+    """How many separators and NULLs there are, where no text brings its own."""
+    return sum(len(row) + sum(v is None for v in row) for row in rows) - 1
 
 
 def _copy_line(row: Sequence[Any]) -> str:
-    """One row in COPY's text format."""
-    return "\t".join(map(_copy_value, row)) + "\n"
+    """One row, with what has a meaning escaped."""
+    values = (r"\N" if v is None else _copy_value(v).translate(_ESCAPES) for v in row)
+    return "\t".join(values) + "\n"
 
 
 @lru_cache(maxsize=1024)
@@ -115,7 +164,23 @@ class PostgresDialect(Dialect):
             return
         sql = _copy_sql(table, tuple(columns))
         with _translated(), self._connection.cursor() as cursor, cursor.copy(sql) as copy:
-            copy.write("".join(map(_copy_line, rows)))
+            copy.write(copy_text(rows))
+
+    def update(
+        self, table: str, columns: Sequence[Column], keys: Sequence[Column], rows: Sequence[Sequence[Any]]
+    ) -> None:
+        if len(rows) == 1:
+            self.many(update_sql(table, columns, keys), rows)
+            return
+        with _translated():
+            self._connection.execute(_update_sql(table, tuple(columns), tuple(keys)), _by_column(rows))
+
+    def delete(self, table: str, keys: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+        if len(rows) == 1:
+            self.many(delete_sql(table, keys), rows)
+            return
+        with _translated():
+            self._connection.execute(_delete_sql(table, tuple(keys)), _by_column(rows))
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -37,14 +37,11 @@ class RowMapping:
 
     table: str
     columns: tuple[str, ...]
+    types: dict[str, str]  # of each column in SQL
     key: tuple[str, ...]
+    select: str  # of all columns, without a condition
     load: Callable[[Sequence[Any]], Any]
     values: Callable[[Any], tuple[Any, ...]]
-
-    @property
-    def select(self) -> str:
-        """SELECT of all columns, without a condition."""
-        return f"SELECT {', '.join(self.columns)} FROM {self.table}"  # noqa: S608 - names from our own classes
 
 
 _MAPPINGS: dict[type[Any], RowMapping] = {}
@@ -61,13 +58,22 @@ def mapping(kind: type[Any]) -> RowMapping:
 def _make_mapping(kind: type[Any]) -> RowMapping:
     columns = tuple(f.name for f in fields(kind))
     hints = get_type_hints(kind)
+    table = TABLE_NAMES.get(kind) or _WORD.sub("_", kind.__name__).lower()
     return RowMapping(
-        table=TABLE_NAMES.get(kind) or _WORD.sub("_", kind.__name__).lower(),
+        table=table,
         columns=columns,
+        types={name: _sql_type(hints[name]) for name in columns},
+        select=f"SELECT {', '.join(columns)} FROM {table}",  # noqa: S608 - names from our own classes
         key=KEYS.get(kind, ("id",)),
         load=_loader(kind, columns, hints),
         values=attrgetter(*columns),
     )
+
+
+def _sql_type(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        hint = next(arm for arm in hint.__args__ if arm is not type(None))
+    return {bool: "boolean", int: "bigint"}.get(hint, "text")
 
 
 def _loader(kind: type, columns: tuple[str, ...], hints: dict[str, Any]) -> Callable[[Sequence[Any]], Any]:

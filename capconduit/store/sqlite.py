@@ -16,7 +16,15 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from capconduit.errors import DatabaseError, Refused
-from capconduit.store.dialect import Dialect, RetryTransaction, insert_sql, value_refused
+from capconduit.store.dialect import (
+    Column,
+    Dialect,
+    RetryTransaction,
+    delete_sql,
+    insert_sql,
+    update_sql,
+    value_refused,
+)
 from capconduit.store.sqlstore import RETRIES, RETRY_PAUSE_S, SqlStore
 from capconduit.store.sqltransaction import SqlTransaction
 
@@ -40,6 +48,14 @@ class SqliteDialect(Dialect):
 
     def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self.many(insert_sql(table, columns), rows)
+
+    def update(
+        self, table: str, columns: Sequence[Column], keys: Sequence[Column], rows: Sequence[Sequence[Any]]
+    ) -> None:
+        self.many(update_sql(table, columns, keys), rows)
+
+    def delete(self, table: str, keys: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+        self.many(delete_sql(table, keys), rows)
 
     def together(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -7,6 +7,7 @@ that serve a node's daemon over all tenants: those say so in a comment `all tena
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from capconduit.domain import model
@@ -31,7 +32,7 @@ from capconduit.domain.needs import Needs
 from capconduit.store.dialect import CALLER_LOCK, CHANNEL_LOCK, Dialect, insert_sql
 from capconduit.store.rows import mapping
 from capconduit.store.store import Transaction
-from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope
+from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, PlaceState
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
@@ -71,6 +72,27 @@ _COUNTED: Final = {
     CapMetric.MINUTES: ("sum((cdr.talk_ms + 999) / 1000)", "cdr.answered_ms IS NOT NULL"),
     CapMetric.SPEND: ("sum(cdr.amount_micros)", "cdr.billable = :yes"),
 }
+
+
+# What of a row on the way of a call may change after it was made.
+_CHANGING: Final[dict[type, tuple[str, ...]]] = {
+    Call: (
+        "channel", "state", "rate_id", "connect_fee_micros", "per_minute_micros", "first_s", "step_s", "then_after_s",
+        "then_per_minute_micros", "attempt", "leg", "funded_s", "answered_ms", "seen_ms", "lease_until_ms",
+        "reject_reason", "trace",
+    ),
+    Account: ("balance_micros", "held_micros", "credit_limit_micros"),
+    Counter: ("used", "in_flight", "base"),
+    Attempt: ("rang_ms", "answered_ms", "ended_ms", "dialstatus", "hangup_cause"),
+    Place: ("window_start_ms", "amount", "state", "counted", "reason"),
+    Hold: ("amount_micros", "state", "expires_ms"),
+}  # fmt: skip
+_PLACE_KEY: Final = ("call_id", "attempt", "cap_id")
+
+
+def _is_unused(place: Place) -> bool:
+    """A place that was given back and of which nothing stays used is over: its row goes."""
+    return place.state is PlaceState.RELEASED and place.counted == 0
 
 
 class SqlTransaction(Transaction):
@@ -303,46 +325,44 @@ class SqlTransaction(Transaction):
             self._keep(Counter, self._db.query(statement[1], statement[2]), books)
 
     def write(self, books: Books) -> None:
+        self._must_write()
+        unused = {key for key in books.dirty_places if _is_unused(books.places[key[0]][key[1:]])}
         self._add(Call, [books.calls[i] for i in sorted(books.new_calls)])
         self._add(Attempt, [books.attempts[c][n] for c, n in sorted(books.new_attempts)])
-        self._add(Place, [books.places[c][(n, cap)] for c, n, cap in sorted(books.new_places)])
+        self._add(Place, [books.places[c][(n, cap)] for c, n, cap in sorted(books.new_places - unused)])
         self._add(Hold, [books.holds[i] for i in sorted(books.new_holds)])
         self._add(model.LedgerEntry, books.new_ledger)
         self._add(Cdr, books.new_cdrs)
         self._add(model.Event, books.new_events)
         with self._db.together():
-            self._update(Call, [books.calls[i] for i in sorted(books.dirty_calls - books.new_calls)])
-            if books.ended_calls:
-                self._must_write()
-                self._db.many(
-                    "DELETE FROM call WHERE id = ? /* all tenants */", [(i,) for i in sorted(books.ended_calls)]
-                )
-            self._update(Account, [books.accounts[i] for i in sorted(books.dirty_accounts)])
+            self._change(Call, [books.calls[i] for i in sorted(books.dirty_calls - books.new_calls)])
+            self._remove("call", ("id",), [(i,) for i in sorted(books.ended_calls)])
+            self._change(Account, [books.accounts[i] for i in sorted(books.dirty_accounts)])
             self._upsert(TargetState, [books.targets[i] for i in sorted(books.dirty_targets)])
             self._upsert(RuleState, [books.rules[i] for i in sorted(books.dirty_rules)])
-            self._update(Counter, [books.counters[k] for k in sorted(books.dirty_counters)])
-            changed = sorted(books.dirty_attempts - books.new_attempts)
-            self._update(Attempt, [books.attempts[c][n] for c, n in changed])
-            self._write_places(books)
-            self._update(Hold, [books.holds[i] for i in sorted(books.dirty_holds - books.new_holds)])
+            self._change(Counter, [books.counters[k] for k in sorted(books.dirty_counters)])
+            known = sorted(books.dirty_attempts - books.new_attempts)
+            self._change(Attempt, [books.attempts[c][n] for c, n in known])
+            kept = sorted(books.dirty_places - books.new_places - unused)
+            self._change(Place, [books.places[c][(n, cap)] for c, n, cap in kept])
+            self._remove("place", _PLACE_KEY, sorted(unused - books.new_places))
+            self._change(Hold, [books.holds[i] for i in sorted(books.dirty_holds - books.new_holds)])
             self._upsert(Tombstone, books.new_tombstones)
             self._upsert(RecentCaller, [books.callers[k] for k in sorted(books.dirty_callers)])
-            if books.forgotten:
-                self._db.many(
-                    "DELETE FROM recent_caller WHERE campaign_id = ? AND caller = ? AND call_id = ? /* all tenants */",
-                    sorted(books.forgotten),
-                )
+            self._remove("recent_caller", ("campaign_id", "caller", "call_id"), sorted(books.forgotten))
 
-    def _write_places(self, books: Books) -> None:
-        """Places that were known and changed: a new amount, or given back. Nothing else of a place ever changes."""
-        changed = [books.places[c][(n, cap)] for c, n, cap in sorted(books.dirty_places - books.new_places)]
-        if changed:
-            self._must_write()
-            self._db.many(
-                "UPDATE place SET amount = ?, state = ?, counted = ?, reason = ?"
-                " WHERE call_id = ? AND attempt = ? AND cap_id = ? /* all tenants */",
-                [(p.amount, p.state, p.counted, p.reason, p.call_id, p.attempt, p.cap_id) for p in changed],
-            )
+    def _change(self, kind: type, rows: Sequence[Any]) -> None:
+        """Write what may change of rows that are there."""
+        if rows:
+            m = mapping(kind)
+            columns = [(name, m.types[name]) for name in _CHANGING[kind]]
+            keys = [(name, m.types[name]) for name in m.key]
+            values = attrgetter(*_CHANGING[kind], *m.key)
+            self._db.update(m.table, columns, keys, [values(row) for row in rows])
+
+    def _remove(self, table: str, keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        if rows:
+            self._db.delete(table, [(name, "bigint" if name == "attempt" else "text") for name in keys], rows)
 
     def live_call_keys(self, tenant_id: str, **where: Any) -> Sequence[CallKey]:
         conditions = " AND ".join(["tenant_id = :tenant_id", *(f"{c} = :{c}" for c in where)])

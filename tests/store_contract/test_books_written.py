@@ -17,7 +17,7 @@ from capconduit.errors import DatabaseError, Refused
 from capconduit.services.engine import decide
 from capconduit.store.rows import KEYS, mapping
 from capconduit.store.sqlstore import SqlStore, SqlTransaction
-from capconduit.vocab import CapMetric, CapScope, WindowKind
+from capconduit.vocab import CapMetric, CapScope, PlaceState, WindowKind
 from tests.unit.estate_builder import (
     NODE,
     T0,
@@ -39,6 +39,7 @@ KINDS = [
     model.RuleState, model.RecentCaller, model.Call, model.Attempt, model.Place, model.Hold, model.LedgerKey,
     model.LedgerEntry, model.Cdr, model.Event, model.Audit, model.Node, model.Tombstone,
 ]  # fmt: skip
+REFERRED = (model.Seller, model.Rate, model.Schedule, model.Trunk)
 # Columns that refer to another row.
 REFERENCES = {
     "tenant_id": TENANT,
@@ -73,7 +74,7 @@ def sample(kind: type[Any], *, full: bool, flip: bool = False) -> Any:
             values[name] = REFERENCES.get(name, f"{name}{TEXT}")
     if kind is model.Tenant:
         values["id"] = TENANT
-    elif "id" in values and kind in (model.Seller, model.Rate, model.Campaign, model.Target, model.Trunk):
+    elif "id" in values and kind in (*REFERRED, model.Campaign, model.Target):
         values["id"] = kind.__name__.lower()
     return kind(**values)
 
@@ -135,7 +136,7 @@ def test_every_class_is_replaced_and_removed_by_its_key_and_tenant(store: SqlSto
         if kind is not model.Setting:
             tx.delete(replace(changed, tenant_id="another tenant"))
             assert read_all(tx, kind) == [changed]
-    if kind in (model.Seller, model.Rate, model.Campaign, model.Target, model.Trunk):
+    if kind in (*REFERRED, model.Campaign, model.Target):
         return  # kept by what refers to them: see below
     with store.transaction(write=True) as tx:
         tx.delete(changed)
@@ -224,7 +225,7 @@ UNIQUE = [
     (model.Did, {"id": "other", "tenant_id": "T2"}, "a number over all tenants"),
     (model.Rule, {"id": "other"}, "a campaign-target pair"),
     (model.Cap, {"id": "other"}, "a limit of one thing"),
-    (model.LedgerEntry, {"id": "other"}, "an idempotency key"),
+    (model.LedgerKey, {"ledger_id": "other"}, "an idempotency key"),
     (model.Call, {"id": "other", "tenant_id": "T2"}, "a channel of a node"),
     (model.Seller, {"name": "other"}, "an id"),
 ]
@@ -262,7 +263,7 @@ def test_another_tenant_may_use_the_same_name(store: SqlStore, kind: type[Any]) 
         assert len(tx.rows(kind, "T2")) == 1
 
 
-@pytest.mark.parametrize("kind", [model.Seller, model.Trunk, model.Rate, model.Campaign, model.Target])
+@pytest.mark.parametrize("kind", [*REFERRED, model.Campaign, model.Target])
 def test_what_others_refer_to_cannot_be_removed(store: SqlStore, kind: type[Any]) -> None:
     with store.transaction(write=True) as tx:
         for row in KINDS[: KINDS.index(model.Setting)]:
@@ -348,7 +349,8 @@ def test_the_books_of_a_call_are_read_back_as_they_were_written(open_shop: Any) 
     assert back.call_ids == books.call_ids
     for call_id in books.calls:
         assert back.attempts[call_id] == books.attempts[call_id]
-        assert back.places[call_id] == books.places[call_id]
+        used = {k: p for k, p in books.places[call_id].items() if p.state is not PlaceState.RELEASED or p.counted}
+        assert back.places.get(call_id, {}) == used  # a place that was given back unused is gone
         assert back.holds[call_id] == books.holds[call_id]
     assert back.accounts == books.accounts
     assert back.counters == books.counters

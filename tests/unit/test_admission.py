@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from capconduit.domain.admission import admit, ring_seconds
+from capconduit.domain.books import Books
 from capconduit.domain.calls import DialAnswer, RejectAnswer
 from capconduit.domain.strategies import Candidate
 from capconduit.domain.trace import load_trace
@@ -188,7 +189,9 @@ def test_no_business_limit_is_answered_with_503() -> None:
 )
 def test_a_target_rings_within_the_campaign_s_budget(ring_ms: int, budget_ms: int, ring_s: int) -> None:
     builder = small_estate()
-    candidate = Candidate(builder.rules[0], replace(builder.targets[0], ring_ms=ring_ms))
+    builder.targets[0] = replace(builder.targets[0], ring_ms=ring_ms)
+    (offer,) = builder.estate().offers(builder.campaigns[0]).all
+    candidate = Candidate(offer, Books().target(TENANT, offer.target.id))
     assert ring_seconds([candidate], budget_ms) == ring_s
 
 

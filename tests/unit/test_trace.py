@@ -24,4 +24,4 @@ def test_a_failover_appends_to_the_trace(first: list[Check], more: list[Check]) 
 
 def test_no_trace_is_an_empty_one() -> None:
     assert load_trace("") == []
-    assert load_trace(extend_trace("", [Check("did", True)])) == [Check("did", True)]
+    assert load_trace(extend_trace("", [Check("did", True, {})])) == [Check("did", True, {})]
