@@ -148,7 +148,7 @@ class Engine:
         """The answers of a batch. One that the database refuses is tried again command by command: a value that cannot
         be kept fails its own command only."""
         try:
-            answers = self._store.run(lambda tx: self.work([item.command for item in batch], tx))
+            answers = self._store.run(lambda tx: self.work([item.command for item in batch], tx), hurry=True)
         except DatabaseError as error:
             self.failing = True
             return [error] * len(batch)

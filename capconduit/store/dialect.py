@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from capconduit.errors import DatabaseError, Refused
@@ -58,7 +57,7 @@ class Dialect(ABC):
         """Condition: the two columns (a text, and a text or an instant) are one of the pairs `:name`."""
 
     @abstractmethod
-    def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
         """Add many rows in the quickest way the engine has."""
 
     @abstractmethod
@@ -70,10 +69,6 @@ class Dialect(ABC):
     @abstractmethod
     def delete(self, table: str, keys: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
         """Remove the rows of these keys in the quickest way the engine has."""
-
-    @abstractmethod
-    def together(self) -> AbstractContextManager[None]:
-        """Statements within, of which none gives rows, may travel together; errors come at the end at the latest."""
 
     @abstractmethod
     def estate_lock(self, *, alone: bool) -> Sequence[tuple[str, Mapping[str, Any]]]:

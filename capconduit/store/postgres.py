@@ -37,7 +37,6 @@ CONNECT_TIMEOUT_S: Final = 3
 LOCK_TIMEOUT_MS: Final = 5_000
 MIGRATION_LOCK: Final = 0x0CA9C0D0  # advisory lock: one migration at a time
 ESTATE_LOCK: Final = 0x0CA9C0D1  # advisory lock: shared by decisions, alone for changes of configuration
-COPY_FROM: Final = 6  # so many rows go quicker by COPY, which costs two round trips of its own
 PREPARE_AFTER: Final = 2
 # A server that has vanished without a word is given up after about ten seconds, not after TCP's quarter of an hour.
 KEEPALIVE: Final[dict[str, Any]] = {
@@ -51,12 +50,23 @@ _NAMED = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 
 
 _SEEDS: Final = {CHANNEL_LOCK: 0, CALLER_LOCK: 1}
-# What COPY's text format gives a meaning (PostgreSQL, "COPY", Text Format), and control characters that stand for
-# NULL and the separators while rows are put together: one look over all of them then tells that nothing is escaped.
-_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_NULL, _ROW, _FIELD = "\x1d", "\x1e", "\x1f"
-_SPECIAL: Final = re.compile(r"[\\\t\n\r]")
-_STAND_INS: Final = re.compile(r"[\x1d-\x1f]")
+def _element(value: str) -> str:
+    """A text within the quotes of an array's element. (str.translate would take ten times as long.)"""
+    return value.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def array_text(values: Sequence[Any], kind: str) -> str:
+    """A column of values as PostgreSQL reads an array ("Array Input and Output Syntax"); quicker to make here in one go
+    than element by element in the driver."""
+    if kind != "text":
+        return "{" + ",".join(["NULL" if v is None else str(v) for v in values]) + "}"
+    try:
+        joined = '","'.join(values)
+    except TypeError:  # a NULL
+        return "{" + ",".join(["NULL" if v is None else f'"{_element(v)}"' for v in values]) + "}"
+    if joined.count('"') != 2 * (len(values) - 1) or "\\" in joined:
+        joined = '","'.join([_element(v) for v in values])
+    return '{"' + joined + '"}'
 
 
 def _given(columns: Sequence[Column]) -> str:
@@ -65,8 +75,17 @@ def _given(columns: Sequence[Column]) -> str:
     return f"unnest({arrays}) AS given({', '.join(name for name, _ in columns)})"
 
 
+def _arrays(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> list[str]:
+    return [array_text(values, kind) for (_, kind), values in zip(columns, zip(*rows, strict=True), strict=True)]
+
+
 def _same(table: str, keys: Sequence[Column]) -> str:
     return " AND ".join(f"{table}.{name} = given.{name}" for name, _ in keys)
+
+
+@lru_cache(maxsize=64)
+def _insert_sql(table: str, columns: tuple[Column, ...]) -> LiteralString:
+    return f"INSERT INTO {table} ({', '.join(name for name, _ in columns)}) SELECT * FROM {_given(columns)}"
 
 
 @lru_cache(maxsize=64)
@@ -78,43 +97,6 @@ def _update_sql(table: str, columns: tuple[Column, ...], keys: tuple[Column, ...
 @lru_cache(maxsize=64)
 def _delete_sql(table: str, keys: tuple[Column, ...]) -> LiteralString:
     return f"DELETE FROM {table} USING {_given(keys)} WHERE {_same(table, keys)}"
-
-
-def _by_column(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
-
-
-@lru_cache(maxsize=64)
-def _copy_sql(table: str, columns: tuple[str, ...]) -> LiteralString:
-    return f"COPY {table} ({', '.join(columns)}) FROM STDIN"
-
-
-def _copy_value(value: Any) -> str:
-    """A value that is no plain text."""
-    if value is None:
-        return _NULL
-    if value is True or value is False:
-        return "t" if value else "f"
-    return str(value)
-
-
-def copy_text(rows: Sequence[Sequence[Any]]) -> str:
-    """Rows in COPY's text format."""
-    text = _ROW.join([_FIELD.join([v if v.__class__ is str else _copy_value(v) for v in row]) for row in rows])
-    if _SPECIAL.search(text) or len(_STAND_INS.findall(text)) != _stand_ins(rows):
-        return "".join(map(_copy_line, rows))
-    return text.replace(_FIELD, "\t").replace(_ROW, "\n").replace(_NULL, "\\N") + "\n"
-
-
-def _stand_ins(rows: Sequence[Sequence[Any]]) -> int:
-    """How many separators and NULLs there are, where no text brings its own."""
-    return sum(len(row) + sum(v is None for v in row) for row in rows) - 1
-
-
-def _copy_line(row: Sequence[Any]) -> str:
-    """One row, with what has a meaning escaped."""
-    values = (r"\N" if v is None else _copy_value(v).translate(_ESCAPES) for v in row)
-    return "\t".join(values) + "\n"
 
 
 @lru_cache(maxsize=1024)
@@ -130,25 +112,28 @@ def _positional(sql: str) -> str:
 
 
 class PostgresDialect(Dialect):
-    """One connection."""
+    """One connection in one transaction.
+
+    In a hurry (`pipelined`), statements are sent without waiting for those before them: a batch of decisions costs
+    three or four round trips in all. What a statement that gives no rows has to complain of is then heard with the next
+    rows, or at the end.
+    """
 
     for_update = " FOR UPDATE"
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], *, pipelined: bool = False) -> None:
         self._connection = connection
+        self._pipelined = pipelined
 
     def query(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
         with _translated():
             cursor = self._connection.execute(_named(sql), values)
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if self._pipelined or cursor.description else []
 
     def queries(self, statements: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[Any]]:
-        if len(statements) == 1:
-            return [self.query(*statements[0])]
-        with _translated():
-            with self._connection.pipeline():
-                cursors = [self._connection.execute(_named(sql), values) for sql, values in statements]
-            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+        with _translated(), self._connection.pipeline():  # within another one this only sends
+            cursors = [self._connection.execute(_named(sql), values) for sql, values in statements]
+            return [cursor.fetchall() for cursor in cursors]
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         with _translated():
@@ -158,13 +143,12 @@ class PostgresDialect(Dialect):
                 with self._connection.cursor() as cursor:
                     cursor.executemany(_positional(sql), rows)
 
-    def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        if len(rows) < COPY_FROM:
-            self.many(insert_sql(table, columns), rows)
+    def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+        if len(rows) == 1:
+            self.many(insert_sql(table, [name for name, _ in columns]), rows)
             return
-        sql = _copy_sql(table, tuple(columns))
-        with _translated(), self._connection.cursor() as cursor, cursor.copy(sql) as copy:
-            copy.write(copy_text(rows))
+        with _translated():
+            self._connection.execute(_insert_sql(table, tuple(columns)), _arrays(columns, rows))
 
     def update(
         self, table: str, columns: Sequence[Column], keys: Sequence[Column], rows: Sequence[Sequence[Any]]
@@ -173,19 +157,15 @@ class PostgresDialect(Dialect):
             self.many(update_sql(table, columns, keys), rows)
             return
         with _translated():
-            self._connection.execute(_update_sql(table, tuple(columns), tuple(keys)), _by_column(rows))
+            sql = _update_sql(table, tuple(columns), tuple(keys))
+            self._connection.execute(sql, _arrays([*columns, *keys], rows))
 
     def delete(self, table: str, keys: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
         if len(rows) == 1:
             self.many(delete_sql(table, keys), rows)
             return
         with _translated():
-            self._connection.execute(_delete_sql(table, tuple(keys)), _by_column(rows))
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        with _translated(), self._connection.pipeline():
-            yield
+            self._connection.execute(_delete_sql(table, tuple(keys)), _arrays(keys, rows))
 
     def estate_lock(self, *, alone: bool) -> Sequence[tuple[str, Mapping[str, Any]]]:
         shared = "" if alone else "_shared"
@@ -263,8 +243,12 @@ class PostgresStore(SqlStore):
         self._guard = threading.Lock()
 
     @contextmanager
-    def transaction(self, *, write: bool) -> Iterator[SqlTransaction]:
+    def transaction(self, *, write: bool, hurry: bool = False) -> Iterator[SqlTransaction]:
         """See store.Store. READ COMMITTED with explicit row locks; a reader sees one snapshot (REPEATABLE READ)."""
+        if hurry:
+            with self._hurried() as dialect:
+                yield SqlTransaction(dialect, write=write)
+            return
         connection = self._begin("BEGIN" if write else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         try:
             yield SqlTransaction(PostgresDialect(connection), write=write)
@@ -274,12 +258,35 @@ class PostgresStore(SqlStore):
             self._roll_back(connection)
             raise
 
-    def _begin(self, statement: LiteralString) -> psycopg.Connection[Any]:
-        """This thread's connection with a transaction begun; a new one where the old was ended while it lay idle."""
+    @contextmanager
+    def _hurried(self) -> Iterator[PostgresDialect]:
+        """A writing transaction in one pipeline, BEGIN and COMMIT included.
+
+        A connection that turns out to be lost before COMMIT was sent has changed nothing: that is worth another try.
+        """
+        connection, committing = self._idle_connection(), False
+        try:
+            with _translated(), connection.pipeline():
+                connection.execute("BEGIN")
+                yield PostgresDialect(connection, pipelined=True)
+                committing = True
+                connection.execute("COMMIT")
+        except BaseException as error:
+            self._roll_back(connection)
+            if isinstance(error, DatabaseError) and connection.closed and not committing:
+                raise RetryTransaction(error.message) from error
+            raise
+
+    def _idle_connection(self) -> psycopg.Connection[Any]:
         connection = self._connection()
         assert connection.info.transaction_status is not TransactionStatus.INTRANS, (
             "a transaction within a transaction: its COMMIT would end the outer one"
         )
+        return connection
+
+    def _begin(self, statement: LiteralString) -> psycopg.Connection[Any]:
+        """This thread's connection with a transaction begun; a new one where the old was ended while it lay idle."""
+        connection = self._idle_connection()
         with _translated():
             try:
                 connection.execute(statement)
@@ -292,7 +299,8 @@ class PostgresStore(SqlStore):
     def _roll_back(self, connection: psycopg.Connection[Any]) -> None:
         """Roll back; a connection that cannot is thrown away."""
         try:
-            connection.execute("ROLLBACK")
+            if connection.info.transaction_status is not TransactionStatus.IDLE:
+                connection.execute("ROLLBACK")
         except psycopg.Error:
             self._throw_away(connection)
 

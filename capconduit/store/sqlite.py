@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -46,8 +46,8 @@ class SqliteDialect(Dialect):
         with _translated(self._path):
             return [self._connection.execute(sql, values).fetchall() for sql, values in statements]
 
-    def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        self.many(insert_sql(table, columns), rows)
+    def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+        self.many(insert_sql(table, [name for name, _ in columns]), rows)
 
     def update(
         self, table: str, columns: Sequence[Column], keys: Sequence[Column], rows: Sequence[Sequence[Any]]
@@ -56,9 +56,6 @@ class SqliteDialect(Dialect):
 
     def delete(self, table: str, keys: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
         self.many(delete_sql(table, keys), rows)
-
-    def together(self) -> AbstractContextManager[None]:
-        return nullcontext()
 
     def estate_lock(self, *, alone: bool) -> Sequence[tuple[str, Mapping[str, Any]]]:  # noqa: ARG002
         """See Dialect. There is one writer at a time."""
@@ -152,7 +149,7 @@ class SqliteStore(SqlStore):
         self._guard = threading.Lock()
 
     @contextmanager
-    def transaction(self, *, write: bool) -> Iterator[SqlTransaction]:
+    def transaction(self, *, write: bool, hurry: bool = False) -> Iterator[SqlTransaction]:  # noqa: ARG002
         """See store.Store. A writer waits up to BUSY_TIMEOUT_MS for another one."""
         connection = self._connection()
         with _translated(self.path):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from importlib.resources import files
 from typing import Any, Final, TypeVar
 
 from capconduit.errors import DatabaseError
+from capconduit.store import partitions
 from capconduit.store.dialect import RetryTransaction
+from capconduit.store.rows import mapping
 from capconduit.store.sqltransaction import SqlTransaction
 from capconduit.store.store import Transaction
 
@@ -28,7 +30,7 @@ class SqlStore(ABC):
     engine: str
 
     @abstractmethod
-    def transaction(self, *, write: bool) -> AbstractContextManager[SqlTransaction]:
+    def transaction(self, *, write: bool, hurry: bool = False) -> AbstractContextManager[SqlTransaction]:
         """See store.Store."""
 
     @abstractmethod
@@ -46,11 +48,11 @@ class SqlStore(ABC):
     def close(self) -> None:
         """See store.Store."""
 
-    def run(self, work: Callable[[Transaction], Answer]) -> Answer:
+    def run(self, work: Callable[[Transaction], Answer], *, hurry: bool = False) -> Answer:
         """See store.Store."""
         for attempt in range(RETRIES + 1):
             try:
-                with self.transaction(write=True) as tx:
+                with self.transaction(write=True, hurry=hurry) as tx:
                     return work(tx)
             except RetryTransaction as error:
                 if attempt == RETRIES:
@@ -82,4 +84,21 @@ class SqlStore(ABC):
                 after.append(("INSERT INTO estate_version (id, version) VALUES (?, ?)", (1, 1)))
             if self.script(version, sql, after):
                 done.append(f"{version:04d}_{name}")
+        if self.monthly:
+            # Where somebody is at work after all, the daemon makes them later; nothing fails for want of them.
+            with suppress(DatabaseError):
+                partitions.ensure(self, now_ms, whole=True)
         return done
+
+    @property
+    def monthly(self) -> bool:
+        """See store.Store."""
+        return self.engine == "postgres"
+
+    def ensure_partitions(self, now_ms: int) -> list[str]:
+        """See store.Store."""
+        return partitions.ensure(self, now_ms) if self.monthly else []
+
+    def drop_months(self, kind: type, before_ms: int) -> list[str]:
+        """See store.Store."""
+        return partitions.drop(self, mapping(kind).table, before_ms) if self.monthly else []

@@ -29,9 +29,11 @@ from capconduit.domain.model import (
     Tombstone,
 )
 from capconduit.domain.needs import Needs
+from capconduit.ids import ulid
+from capconduit.store import pruning
 from capconduit.store.dialect import CALLER_LOCK, CHANNEL_LOCK, Dialect, insert_sql
 from capconduit.store.rows import mapping
-from capconduit.store.store import Transaction
+from capconduit.store.store import LOOK_BACK_MS, Outdated, Transaction
 from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, PlaceState
 
 Row = TypeVar("Row")
@@ -189,45 +191,57 @@ class SqlTransaction(Transaction):
 
     # --- the way of a call --------------------------------------------------------------------------------------------
 
-    def begin_decisions(self, keys: Iterable[CallKey], books: Books) -> int:
+    def begin_decisions(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> int:
         locks = self._db.estate_lock(alone=False) if self._writes else ()
         version: tuple[str, dict[str, Any]] = (_ESTATE_VERSION, {})
-        found = self._load_channels(sorted(set(keys)), books, [*locks, version])
+        found = self._load_channels(sorted(set(keys)), books, [*locks, version], now_ms)
         return int(found[len(locks)][0][0])
 
-    def lock_calls(self, keys: Iterable[CallKey], books: Books) -> None:
+    def lock_calls(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> None:
         wanted = sorted(set(keys))
         if wanted:
-            self._load_channels(wanted, books, [])
+            self._load_channels(wanted, books, [], now_ms)
 
     def _load_channels(
-        self, wanted: Sequence[CallKey], books: Books, first: Sequence[tuple[str, Mapping[str, Any]]]
+        self,
+        wanted: Sequence[CallKey],
+        books: Books,
+        first: Sequence[tuple[str, Mapping[str, Any]]],
+        now_ms: int | None,
     ) -> list[list[Any]]:
         """Lock and load channels after the statements `first`; the rows of those."""
         locks = self._db.name_locks(CHANNEL_LOCK, wanted) if self._writes and not self._alone else ()
         values = self._db.pair_values("keys", wanted)
         where = f"{self._db.any_pair(('node', 'uniqueid'), 'keys')} /* all tenants */"
-        loads = (mapping(Call), mapping(Cdr), mapping(Tombstone))
-        found = self._db.queries([*first, *locks, *((f"{m.select} WHERE {where}", values) for m in loads)])
-        calls, cdrs, tombstones = ([m.load(row) for row in rows] for m, rows in zip(loads, found[-3:], strict=True))
+        recent, bound = "", {}
+        if now_ms is not None:  # the months before are not searched
+            recent, bound = " AND call_id >= :oldest", {"oldest": ulid(max(now_ms - LOOK_BACK_MS, 0), 0)}
+        known = (
+            f"SELECT 'call', node, uniqueid FROM call WHERE {where}"
+            f" UNION ALL SELECT 'cdr', node, uniqueid FROM cdr WHERE {where}{recent}"
+            f" UNION ALL SELECT 'tombstone', node, uniqueid FROM tombstone WHERE {where}"
+        )
+        found = self._db.queries([*first, *locks, (known, {**values, **bound})])
+        for what, node, uniqueid in found[-1]:
+            if what == "tombstone":
+                books.buried.add((node, uniqueid))
+        kinds = {what for what, _, _ in found[-1]}
+        if "call" in kinds:
+            self._load_calls(where, values, books)
+        if "cdr" in kinds:
+            for cdr in self._select(Cdr, f"{where}{recent}", {**values, **bound}):
+                books.settled[(cdr.node, cdr.uniqueid)] = cdr
+        return found
+
+    def _load_calls(self, where: str, values: Mapping[str, Any], books: Books) -> None:
+        """Live calls with their attempts, places and holds."""
+        parts = f"call_id IN (SELECT id FROM call WHERE {where})"
+        loads = (mapping(Call), mapping(Attempt), mapping(Place), mapping(Hold))
+        found = self._db.queries([(f"{m.select} WHERE {where if m.table == 'call' else parts}", values) for m in loads])
+        calls, attempts, places, holds = ([m.load(row) for row in rows] for m, rows in zip(loads, found, strict=True))
         for call in calls:
             books.calls[call.id] = call
             books.call_ids[(call.node, call.uniqueid)] = call.id
-        for cdr in cdrs:
-            books.settled[(cdr.node, cdr.uniqueid)] = cdr
-        for tombstone in tombstones:
-            books.buried.add((tombstone.node, tombstone.uniqueid))
-        if calls:
-            self._load_parts([call.id for call in calls], books)
-        return found
-
-    def _load_parts(self, call_ids: Sequence[str], books: Books) -> None:
-        """Attempts, places and holds of calls."""
-        values = {"ids": self._db.list_value(sorted(call_ids))}
-        where = f"{self._db.any_of('call_id', 'ids')} /* all tenants */"
-        loads = (mapping(Attempt), mapping(Place), mapping(Hold))
-        found = self._db.queries([(f"{m.select} WHERE {where}", values) for m in loads])
-        attempts, places, holds = ([m.load(row) for row in rows] for m, rows in zip(loads, found, strict=True))
         for attempt in sorted(attempts, key=lambda a: (a.call_id, a.number)):
             books.attempts.setdefault(attempt.call_id, {})[attempt.number] = attempt
         for place in places:
@@ -334,22 +348,21 @@ class SqlTransaction(Transaction):
         self._add(model.LedgerEntry, books.new_ledger)
         self._add(Cdr, books.new_cdrs)
         self._add(model.Event, books.new_events)
-        with self._db.together():
-            self._change(Call, [books.calls[i] for i in sorted(books.dirty_calls - books.new_calls)])
-            self._remove("call", ("id",), [(i,) for i in sorted(books.ended_calls)])
-            self._change(Account, [books.accounts[i] for i in sorted(books.dirty_accounts)])
-            self._upsert(TargetState, [books.targets[i] for i in sorted(books.dirty_targets)])
-            self._upsert(RuleState, [books.rules[i] for i in sorted(books.dirty_rules)])
-            self._change(Counter, [books.counters[k] for k in sorted(books.dirty_counters)])
-            known = sorted(books.dirty_attempts - books.new_attempts)
-            self._change(Attempt, [books.attempts[c][n] for c, n in known])
-            kept = sorted(books.dirty_places - books.new_places - unused)
-            self._change(Place, [books.places[c][(n, cap)] for c, n, cap in kept])
-            self._remove("place", _PLACE_KEY, sorted(unused - books.new_places))
-            self._change(Hold, [books.holds[i] for i in sorted(books.dirty_holds - books.new_holds)])
-            self._upsert(Tombstone, books.new_tombstones)
-            self._upsert(RecentCaller, [books.callers[k] for k in sorted(books.dirty_callers)])
-            self._remove("recent_caller", ("campaign_id", "caller", "call_id"), sorted(books.forgotten))
+        self._change(Call, [books.calls[i] for i in sorted(books.dirty_calls - books.new_calls)])
+        self._remove("call", ("id",), [(i,) for i in sorted(books.ended_calls)])
+        self._change(Account, [books.accounts[i] for i in sorted(books.dirty_accounts)])
+        self._upsert(TargetState, [books.targets[i] for i in sorted(books.dirty_targets)])
+        self._upsert(RuleState, [books.rules[i] for i in sorted(books.dirty_rules)])
+        self._change(Counter, [books.counters[k] for k in sorted(books.dirty_counters)])
+        known = sorted(books.dirty_attempts - books.new_attempts)
+        self._change(Attempt, [books.attempts[c][n] for c, n in known])
+        kept = sorted(books.dirty_places - books.new_places - unused)
+        self._change(Place, [books.places[c][(n, cap)] for c, n, cap in kept])
+        self._remove("place", _PLACE_KEY, sorted(unused - books.new_places))
+        self._change(Hold, [books.holds[i] for i in sorted(books.dirty_holds - books.new_holds)])
+        self._upsert(Tombstone, books.new_tombstones)
+        self._upsert(RecentCaller, [books.callers[k] for k in sorted(books.dirty_callers)])
+        self._remove("recent_caller", ("campaign_id", "caller", "call_id"), sorted(books.forgotten))
 
     def _change(self, kind: type, rows: Sequence[Any]) -> None:
         """Write what may change of rows that are there."""
@@ -448,6 +461,32 @@ class SqlTransaction(Transaction):
         )
         return {row[0]: int(row[1]) for row in rows}
 
+    # --- growth -------------------------------------------------------------------------------------------------------
+
+    def find_outdated(self, what: Outdated, after: Sequence[Any], limit: int) -> Sequence[Sequence[Any]]:
+        return pruning.find(self._db, what, after, limit)
+
+    def drop_outdated(self, what: Outdated, keys: Sequence[Sequence[Any]]) -> int:
+        self._must_write()
+        return pruning.drop(self._db, what, keys)
+
+    def count_outdated(self, what: Outdated) -> int:
+        return pruning.count(self._db, what)
+
+    def page(self, kind: type, after: Sequence[Any], limit: int) -> list[Any]:
+        """Raw rows of a whole table in the order of its key, beyond the key `after` (empty: from the first)."""
+        m = mapping(kind)
+        beyond, values = pruning.beyond(m.key, after)
+        where = f" WHERE {beyond}" if after else ""
+        sql = f"{m.select}{where} /* all tenants */ ORDER BY {', '.join(m.key)} LIMIT :row_limit"
+        return self._db.query(sql, {**values, "row_limit": limit})
+
+    def put(self, kind: type, rows: Sequence[Sequence[Any]]) -> None:
+        """Raw rows as `page` gave them."""
+        self._must_write()
+        m = mapping(kind)
+        self._db.insert(m.table, list(m.types.items()), rows)
+
     # --- statements ---------------------------------------------------------------------------------------------------
 
     def _must_write(self) -> None:
@@ -463,7 +502,7 @@ class SqlTransaction(Transaction):
         if rows:
             self._must_write()
             m = mapping(kind)
-            self._db.insert(m.table, m.columns, [m.values(row) for row in rows])
+            self._db.insert(m.table, list(m.types.items()), [m.values(row) for row in rows])
 
     def _insert(self, kind: type, rows: Sequence[Any]) -> None:
         if rows:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
 
 from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
 from capconduit.domain.estate import Estate
@@ -22,6 +23,28 @@ from capconduit.domain.needs import Needs
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
+
+# How far back decisions look for a channel's settled call, so that they do not search every month there is. An end that
+# is told a second time later than that finds no call, charges nothing and leaves a tombstone.
+LOOK_BACK_MS: Final = 35 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """Rows of one kind that nobody needs any more, of a tenant (tombstones: of the installation).
+
+    Cdr, Attempt, Hold, Place and Event by their (call's) id, below `before`; never those of a live call, and of places
+    only released ones. Tombstone and RecentCaller: older than `before_ms`. Counter: of the cap `cap_id`, of windows that
+    began before `before_ms`, as long as no place counts in them (`ticks`: or whatever they count); with an empty
+    `cap_id` those of caps that are gone.
+    """
+
+    kind: type
+    tenant_id: str = ""
+    before: str = ""
+    before_ms: int = 0
+    cap_id: str = ""
+    ticks: bool = False
 
 
 class Transaction(Protocol):
@@ -87,12 +110,15 @@ class Transaction(Protocol):
 
     # --- the way of a call --------------------------------------------------------------------------------------------
 
-    def begin_decisions(self, keys: Iterable[CallKey], books: Books) -> int:
+    def begin_decisions(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> int:
         """The estate's version, locked shared, and these channels as by lock_calls, in as few round trips as can be."""
         ...
 
-    def lock_calls(self, keys: Iterable[CallKey], books: Books) -> None:
-        """Lock these channels, known or not; load their live calls with all parts, or what is settled or buried."""
+    def lock_calls(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> None:
+        """Lock these channels, known or not; load their live calls with all parts, or what is settled or buried.
+
+        What was settled is looked for as far back as LOOK_BACK_MS before `now_ms`; without it, in everything there is.
+        """
         ...
 
     def lock_callers(self, keys: Iterable[CallerKey], books: Books) -> None:
@@ -150,17 +176,37 @@ class Transaction(Protocol):
         """The sum of each account's open holds, by seller id."""
         ...
 
+    # --- growth -------------------------------------------------------------------------------------------------------
+
+    def find_outdated(self, what: Outdated, after: Sequence[Any], limit: int) -> Sequence[Sequence[Any]]:
+        """Up to `limit` keys of outdated rows in their order, beyond the key `after` (empty: from the first)."""
+        ...
+
+    def drop_outdated(self, what: Outdated, keys: Sequence[Sequence[Any]]) -> int:
+        """Delete the rows of these keys that are still outdated; how many there were.
+
+        What places counted is folded into the base of their counters, so that what a cap has used stays as it is.
+        """
+        ...
+
+    def count_outdated(self, what: Outdated) -> int:
+        """How many outdated rows there are."""
+        ...
+
 
 class Store(Protocol):
     """A database. Safe to use from several threads: each transaction has its own connection or waits for it."""
 
     url: str
 
-    def transaction(self, *, write: bool) -> AbstractContextManager[Transaction]:
-        """Begin; commit at the end, roll back on any exception. Raises DatabaseError."""
+    def transaction(self, *, write: bool, hurry: bool = False) -> AbstractContextManager[Transaction]:
+        """Begin; commit at the end, roll back on any exception. Raises DatabaseError.
+
+        `hurry`: in as few round trips as can be; what a change is refused for may be heard only at the end.
+        """
         ...
 
-    def run(self, work: Callable[[Transaction], Answer]) -> Answer:
+    def run(self, work: Callable[[Transaction], Answer], *, hurry: bool = False) -> Answer:
         """`work` in a writing transaction, again (a bounded number of times) where the engine asks for a retry."""
         ...
 
@@ -170,6 +216,26 @@ class Store(Protocol):
 
     def upgrade(self, now_ms: int) -> list[str]:
         """Apply the migrations that are missing, all or none; their names."""
+        ...
+
+    @property
+    def monthly(self) -> bool:
+        """Whether settled calls, events and the ledger are kept in one table for each month."""
+        ...
+
+    def ensure_partitions(self, now_ms: int) -> list[str]:
+        """Make the tables of this month and the next two that are missing; their names. Nothing where not `monthly`.
+
+        Rows that waited for them in the default partition are moved. Raises DatabaseError where that cannot be done
+        now; nothing else fails for it, and it is to be tried again.
+        """
+        ...
+
+    def drop_months(self, kind: type, before_ms: int) -> list[str]:
+        """Drop the tables of the months of Cdr or Event that were over at `before_ms`; their names.
+
+        Raises DatabaseError where that cannot be done now.
+        """
         ...
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from capconduit.domain import model
 from capconduit.domain.books import Books
-from capconduit.domain.needs import key_of
+from capconduit.domain.needs import Needs, key_of
 from capconduit.errors import DatabaseError, Refused
 from capconduit.services.engine import decide
 from capconduit.store.rows import KEYS, mapping
@@ -338,7 +338,8 @@ def test_the_books_of_a_call_are_read_back_as_they_were_written(open_shop: Any) 
     with shop.store.transaction(write=True) as tx:
         keys = [(NODE, u) for u in ("u1", "u2", "u3", "u4", "u5", "buried", "new")]
         books = loaded(tx, Books(accounts={"acme": account}), keys)
-        tx.lock_counters({(c.cap_id, c.window_start_ms): TENANT for c in tx.rows(model.Counter, TENANT)}, books)
+        counters = {(c.cap_id, c.window_start_ms): TENANT for c in tx.rows(model.Counter, TENANT)}
+        tx.lock_needs(Needs(counters=counters, targets={"buyer1", "buyer2"}), books)
         for command in (answer_of("u2"), extend_of("u2"), settle_of("u3"), route_of("new"), attempt_of("new")):
             _, changes = decide(command, estate, books, T0 + 9_000, shop.clock.new_id)
             books.apply(changes)

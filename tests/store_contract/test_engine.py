@@ -122,7 +122,7 @@ def test_a_decision_that_fails_harms_no_other_of_its_batch(started: Till, monkey
 def test_a_database_that_fails_is_told_to_all_and_nothing_was_taken(
     started: Till, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(work: Any) -> Any:
+    def away(work: Any, **_: Any) -> Any:
         raise DatabaseError("database-failed", "away", "wait")
 
     answers = Answers(3)
