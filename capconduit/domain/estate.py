@@ -116,6 +116,7 @@ class Estate:
     caps_by_scope: Mapping[tuple[CapScope, str], Sequence[ZonedCap]]
     openings: Mapping[str, Opening]  # by the schedule's id
     blocklist: Blocklist[Block]
+    rows: Rows  # what it was built from
     settings_by_tenant: Mapping[str, Settings] = field(default_factory=dict)
     _offers: dict[str, Offers] = field(default_factory=dict)  # made when first asked for
 
@@ -267,5 +268,6 @@ def build_estate(version: int, rows: Rows) -> Estate:
         caps_by_scope=caps_by_scope,
         openings={s.id: Opening(s.timezone, parse_hours(s.hours), parse_holidays(s.holidays)) for s in rows.schedules},
         blocklist=Blocklist(rows.blocks),
+        rows=rows,
         settings_by_tenant=settings,
     )

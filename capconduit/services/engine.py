@@ -176,7 +176,7 @@ class Engine:
         books = Books()
         version = tx.begin_decisions([key_of(command) for command in commands], books)
         if self.estate is None or self.estate.version != version:
-            self.estate = tx.load_estate()
+            self.estate = tx.load_estate(self.estate)
         estate, now_ms = self.estate, self._clock.now_ms()
         tx.lock_callers({key for command in commands if (key := caller_key(command, estate))}, books)
         needs = Needs()

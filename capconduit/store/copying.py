@@ -1,4 +1,4 @@
-"""Copying a whole database into an empty one of either engine: one snapshot, one transaction, compared before it is kept.
+"""Copying a whole database into an empty one of either engine: one snapshot, one transaction, compared before it stays.
 
 What is copied is every row of every table, live calls with their holds and places included; not which migrations were
 applied, for the target has applied its own. Failure policy: fail closed. A copy that is not the same is not kept.
@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from capconduit.domain import model
-from capconduit.errors import DatabaseError, DriftError, Refused
+from capconduit.errors import DriftError, Refused
 from capconduit.store import partitions
 from capconduit.store.rows import mapping
 from capconduit.store.sqlstore import MIGRATIONS, SqlStore

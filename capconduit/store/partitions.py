@@ -4,10 +4,11 @@ The key of these tables is a ULID, which begins with the instant it was made at:
 looks for an id looks into one month. Rows of a month that has no table yet fall into the default partition, so that
 nothing fails for want of a table; they are moved when their month's table is made.
 
-Locks: making a month locks the default partition alone (ACCESS EXCLUSIVE), dropping one the whole table, for a few
-milliseconds; decisions wait meanwhile. Whoever does not get the lock within LOCK_MS gives up for now, because everybody
-else would queue behind him. DETACH PARTITION … CONCURRENTLY would lock less, but PostgreSQL refuses it to tables that
-have a default partition (PostgreSQL, "ALTER TABLE"). The files of a dropped month are deleted after the commit.
+Locks: making a month and dropping one lock the whole table (ACCESS EXCLUSIVE) for some milliseconds; decisions wait
+meanwhile. Less would not do: an INSERT that had found its way to the default partition before a month is attached, and
+waited there, fails when it comes to its turn. Whoever does not get the lock within LOCK_MS gives up for now, because
+everybody else queues behind him. DETACH PARTITION … CONCURRENTLY locks less than dropping does, but PostgreSQL refuses
+it to tables that have a default partition (PostgreSQL, "ALTER TABLE"). Files are deleted after the commit, unlocked.
 
 Failure policy: fails open for calls. A month that cannot be made or dropped raises DatabaseError and is tried again
 later.
@@ -156,7 +157,7 @@ def _make(tx: SqlTransaction, table: str, month: Month, *, whole: bool) -> bool:
             "stop the daemons and run `capconduit db upgrade`, which moves them",
         )
     tx.query(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL)")
-    tx.query(f"LOCK TABLE {table}_default IN ACCESS EXCLUSIVE MODE")
+    tx.query(f"LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE")
     columns = ", ".join(_columns(tx, table))
     tx.query(
         f"WITH moved AS (DELETE FROM {table}_default WHERE {in_month} RETURNING {columns})"  # noqa: S608

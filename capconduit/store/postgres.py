@@ -247,11 +247,15 @@ class PostgresStore(SqlStore):
         """See store.Store. READ COMMITTED with explicit row locks; a reader sees one snapshot (REPEATABLE READ)."""
         if hurry:
             with self._hurried() as dialect:
-                yield SqlTransaction(dialect, write=write)
+                tx = SqlTransaction(dialect, write=write)
+                yield tx
+                tx.finish()
             return
         connection = self._begin("BEGIN" if write else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         try:
-            yield SqlTransaction(PostgresDialect(connection), write=write)
+            tx = SqlTransaction(PostgresDialect(connection), write=write)
+            yield tx
+            tx.finish()
             with _translated():
                 connection.execute("COMMIT")
         except BaseException:

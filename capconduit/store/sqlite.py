@@ -155,7 +155,9 @@ class SqliteStore(SqlStore):
         with _translated(self.path):
             connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
-            yield SqlTransaction(SqliteDialect(connection, self.path), write=write)
+            tx = SqlTransaction(SqliteDialect(connection, self.path), write=write)
+            yield tx
+            tx.finish()
         except BaseException:
             connection.rollback()
             raise

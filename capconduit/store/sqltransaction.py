@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from capconduit.domain import model
 from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
-from capconduit.domain.estate import Estate, Rows, build_estate
+from capconduit.domain.estate import Estate
 from capconduit.domain.model import (
     Account,
     Attempt,
@@ -30,7 +30,7 @@ from capconduit.domain.model import (
 )
 from capconduit.domain.needs import Needs
 from capconduit.ids import ulid
-from capconduit.store import pruning
+from capconduit.store import estates, pruning
 from capconduit.store.dialect import CALLER_LOCK, CHANNEL_LOCK, Dialect, insert_sql
 from capconduit.store.rows import mapping
 from capconduit.store.store import LOOK_BACK_MS, Outdated, Transaction
@@ -39,21 +39,6 @@ from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, PlaceState
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
 
-_ESTATE_VERSION: Final = "SELECT version FROM estate_version WHERE id = 1"
-ESTATE_KINDS: Final = {
-    "tenants": model.Tenant,
-    "sellers": model.Seller,
-    "trunks": model.Trunk,
-    "rates": model.Rate,
-    "campaigns": model.Campaign,
-    "dids": model.Did,
-    "targets": model.Target,
-    "rules": model.Rule,
-    "caps": model.Cap,
-    "settings": model.Setting,
-    "schedules": model.Schedule,
-    "blocks": model.Block,
-}
 # Columns of the records that say whose call it was, by scope; targets and rules are counted by attempt.
 _SCOPE_COLUMN: Final = {
     CapScope.SYSTEM: "tenant_id",
@@ -105,6 +90,8 @@ class SqlTransaction(Transaction):
         self._writes = write
         self._for_update = dialect.for_update if write else ""
         self._alone = False  # the estate is locked for a change: nobody else decides
+        self._touched: set[estates.Touched] = set()  # rows of the estate whose change was not told yet
+        self._version: int | None = None  # of the estate, where this transaction made a new one
 
     def query(self, sql: str) -> list[Any]:
         """Rows of a statement without parameters; for the store's own book-keeping."""
@@ -149,6 +136,7 @@ class SqlTransaction(Transaction):
 
     def delete(self, row: object) -> None:
         self._must_write()
+        self._touch([row])
         m = mapping(type(row))
         condition = " AND ".join(f"{k} = :{k}" for k in m.key)
         self._db.query(
@@ -173,27 +161,32 @@ class SqlTransaction(Transaction):
     def estate_version(self, *, for_change: bool = False) -> int:
         locks = self._db.estate_lock(alone=for_change) if self._writes else ()
         self._alone = self._alone or (for_change and self._writes)
-        return int(self._db.queries([*locks, (_ESTATE_VERSION, {})])[-1][0][0])
+        return int(self._db.queries([*locks, (estates.VERSION_SQL, {})])[-1][0][0])
 
-    def load_estate(self) -> Estate:
-        version = self._db.query(_ESTATE_VERSION, {})[0][0]
-        rows = {}
-        for name, kind in ESTATE_KINDS.items():
-            m = mapping(kind)
-            rows[name] = [m.load(row) for row in self._db.query(f"{m.select} /* all tenants */", {})]
-        return build_estate(version, Rows(**rows))
+    def load_estate(self, known: Estate | None = None) -> Estate:
+        return estates.load(self._db, known)
 
     def bump_estate(self) -> int:
         self._must_write()
-        return int(
-            self._db.query("UPDATE estate_version SET version = version + 1 WHERE id = 1 RETURNING version", {})[0][0]
-        )
+        sql = "UPDATE estate_version SET version = version + 1 WHERE id = 1 RETURNING version"
+        self._version = int(self._db.query(sql, {})[0][0])
+        estates.forget(self._db, self._version)
+        self.finish()
+        return self._version
+
+    def finish(self) -> None:
+        """Tell what of the estate was touched; at the end of a transaction, whoever begins it calls this."""
+        if self._touched and self._version is None:
+            self.bump_estate()
+        if self._touched and self._version is not None:
+            estates.note(self._db, self._version, self._touched)
+            self._touched.clear()
 
     # --- the way of a call --------------------------------------------------------------------------------------------
 
     def begin_decisions(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> int:
         locks = self._db.estate_lock(alone=False) if self._writes else ()
-        version: tuple[str, dict[str, Any]] = (_ESTATE_VERSION, {})
+        version: tuple[str, dict[str, Any]] = (estates.VERSION_SQL, {})
         found = self._load_channels(sorted(set(keys)), books, [*locks, version], now_ms)
         return int(found[len(locks)][0][0])
 
@@ -489,6 +482,10 @@ class SqlTransaction(Transaction):
 
     # --- statements ---------------------------------------------------------------------------------------------------
 
+    def _touch(self, rows: Sequence[Any]) -> None:
+        if type(rows[0]) in estates.ESTATE_ROWS:
+            self._touched.update(map(estates.touched, rows))
+
     def _must_write(self) -> None:
         """SQLite would write from any transaction, one that only reads included, and without having waited its turn."""
         assert self._writes, "a writing verb in a transaction that only reads"
@@ -507,12 +504,14 @@ class SqlTransaction(Transaction):
     def _insert(self, kind: type, rows: Sequence[Any]) -> None:
         if rows:
             self._must_write()
+            self._touch(rows)
             m = mapping(kind)
             self._db.many(insert_sql(m.table, m.columns), [m.values(row) for row in rows])
 
     def _upsert(self, kind: type, rows: Sequence[Any]) -> None:
         if rows:
             self._must_write()
+            self._touch(rows)
             m = mapping(kind)
             others = [c for c in m.columns if c not in m.key]
             sets = ", ".join(f"{c} = excluded.{c}" for c in others)
@@ -522,6 +521,7 @@ class SqlTransaction(Transaction):
     def _update(self, kind: type, rows: Sequence[Any]) -> None:
         if rows:
             self._must_write()
+            self._touch(rows)
             m = mapping(kind)
             others = tuple(c for c in m.columns if c not in m.key)
             sets = ", ".join(f"{c} = ?" for c in others)

@@ -100,8 +100,8 @@ class Transaction(Protocol):
         """The configuration's version, locked: shared, or for a change exclusively."""
         ...
 
-    def load_estate(self) -> Estate:
-        """The whole configuration of all tenants as one snapshot."""
+    def load_estate(self, known: Estate | None = None) -> Estate:
+        """The whole configuration of all tenants as one snapshot; of an earlier one, only what changed is read."""
         ...
 
     def bump_estate(self) -> int:

@@ -312,6 +312,17 @@ class EstateVersionTable(SQLModel, table=True):
     version: int = big()
 
 
+class EstateChangeTable(SQLModel, table=True):
+    """Which rows of the estate each of its last versions changed; see estates.py."""
+
+    __tablename__: ClassVar[str] = "estate_change"
+    __table_args__: ClassVar[Any] = (WITHOUT_ROWID,)
+
+    version: int = big_key()
+    kind: str = key()
+    row_key: str = key()
+
+
 class MigrationTable(SQLModel, table=True):
     """The migrations that were applied."""
 

@@ -74,7 +74,7 @@ def assert_same(fresh: dict[str, Any], migrated: dict[str, Any]) -> None:
     assert fresh.keys() == migrated.keys()
     for table, columns in fresh.items():
         assert migrated[table] == columns, table
-    assert len(fresh) == len(KINDS) + 2  # the estate's version, and the migrations
+    assert len(fresh) == len(KINDS) + 3  # the estate's version and changes, and the migrations
 
 
 def test_a_fresh_schema_and_a_migrated_one_are_the_same_on_sqlite(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_every_field_of_the_domain_is_a_column_of_its_type(kind: type[Any]) -> N
 def test_every_table_of_a_tenant_has_the_column() -> None:
     assert tables.TenantTable.__tablename__
     without = {t.name for t in SQLModel.metadata.tables.values() if "tenant_id" not in t.columns}
-    assert without == {"tenant", "node", "tombstone", "estate_version", "schema_migration"}
+    assert without == {"tenant", "node", "tombstone", "estate_version", "estate_change", "schema_migration"}
 
 
 # --- migrating -------------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_an_empty_database_is_told_and_made_ready_once(empty_store: SqlStore) ->
     assert empty_store.schema_version() == MIGRATIONS[-1][0]
     with empty_store.transaction(write=False) as tx:
         assert [t.name for t in tx.tenants()] == ["default"]
-        assert tx.estate_version() == 1
+        assert tx.estate_version() == 2  # the tenant was made
 
 
 def test_a_database_of_a_newer_program_is_refused(store: SqlStore) -> None:

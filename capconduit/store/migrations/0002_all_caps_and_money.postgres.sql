@@ -63,6 +63,13 @@ CREATE TABLE ledger_key (
   PRIMARY KEY (tenant_id, idempotency_key)
 );
 
+CREATE TABLE estate_change (
+  version BIGINT NOT NULL,
+  kind TEXT NOT NULL,
+  row_key TEXT NOT NULL,
+  PRIMARY KEY (version, kind, row_key)
+);
+
 ALTER TABLE rate ADD COLUMN then_after_s BIGINT DEFAULT 0 NOT NULL;
 
 ALTER TABLE rate ADD COLUMN then_per_minute_micros BIGINT DEFAULT 0 NOT NULL;

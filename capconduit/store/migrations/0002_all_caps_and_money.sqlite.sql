@@ -65,6 +65,14 @@ CREATE TABLE ledger_key (
 )
  WITHOUT ROWID;
 
+CREATE TABLE estate_change (
+  version BIGINT NOT NULL,
+  kind TEXT NOT NULL,
+  row_key TEXT NOT NULL,
+  PRIMARY KEY (version, kind, row_key)
+)
+ WITHOUT ROWID;
+
 ALTER TABLE rate ADD COLUMN then_after_s BIGINT DEFAULT 0 NOT NULL;
 
 ALTER TABLE rate ADD COLUMN then_per_minute_micros BIGINT DEFAULT 0 NOT NULL;
