@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -97,6 +98,8 @@ class Daemon:
         await self._journal.open()
         known = await self._look_at_nodes()
         self._engine.start()
+        gc.collect()
+        gc.freeze()  # the estate is there to stay: no collection looks through it again
         asker = Asker(self._engine)
         self._ami = self._make_link(known)
         self._meter = Meter(asker, self._ami, self.node, self._clock.now_ms)

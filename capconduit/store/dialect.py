@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from capconduit.errors import DatabaseError, Refused
@@ -59,6 +60,14 @@ class Dialect(ABC):
     @abstractmethod
     def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
         """Add many rows in the quickest way the engine has."""
+
+    @abstractmethod
+    def upsert(self, table: str, columns: Sequence[Column], keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Add or replace many rows."""
+
+    @abstractmethod
+    def together(self) -> AbstractContextManager[None]:
+        """The inserts, updates, upserts and deletes within may become one statement. They touch different rows."""
 
     @abstractmethod
     def update(

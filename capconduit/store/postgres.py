@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -25,9 +26,6 @@ from capconduit.store.dialect import (
     Column,
     Dialect,
     RetryTransaction,
-    delete_sql,
-    insert_sql,
-    update_sql,
     value_refused,
 )
 from capconduit.store.sqlstore import SqlStore
@@ -50,6 +48,8 @@ _NAMED = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 
 
 _SEEDS: Final = {CHANNEL_LOCK: 0, CALLER_LOCK: 1}
+
+
 def _element(value: str) -> str:
     """A text within the quotes of an array's element. (str.translate would take ten times as long.)"""
     return value.replace("\\", "\\\\").replace('"', '\\"')
@@ -89,6 +89,20 @@ def _insert_sql(table: str, columns: tuple[Column, ...]) -> LiteralString:
 
 
 @lru_cache(maxsize=64)
+def _upsert_sql(table: str, columns: tuple[Column, ...], keys: tuple[str, ...]) -> LiteralString:
+    sets = ", ".join(f"{name} = excluded.{name}" for name, _ in columns if name not in keys)
+    return f"{_insert_sql(table, columns)} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}"
+
+
+@lru_cache(maxsize=256)
+def _together_sql(writes: tuple[LiteralString, ...]) -> LiteralString:
+    """Several writes as one statement."""
+    if len(writes) == 1:
+        return writes[0]
+    return f"WITH {', '.join(f'w{i} AS ({sql})' for i, sql in enumerate(writes))} SELECT 1"
+
+
+@lru_cache(maxsize=64)
 def _update_sql(table: str, columns: tuple[Column, ...], keys: tuple[Column, ...]) -> LiteralString:
     sets = ", ".join(f"{name} = given.{name}" for name, _ in columns)
     return f"UPDATE {table} SET {sets} FROM {_given([*columns, *keys])} WHERE {_same(table, keys)}"
@@ -124,6 +138,7 @@ class PostgresDialect(Dialect):
     def __init__(self, connection: psycopg.Connection[Any], *, pipelined: bool = False) -> None:
         self._connection = connection
         self._pipelined = pipelined
+        self._together: list[tuple[LiteralString, list[str]]] | None = None
 
     def query(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
         with _translated():
@@ -144,28 +159,37 @@ class PostgresDialect(Dialect):
                     cursor.executemany(_positional(sql), rows)
 
     def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
-        if len(rows) == 1:
-            self.many(insert_sql(table, [name for name, _ in columns]), rows)
-            return
-        with _translated():
-            self._connection.execute(_insert_sql(table, tuple(columns)), _arrays(columns, rows))
+        self._write(_insert_sql(table, tuple(columns)), _arrays(columns, rows))
+
+    def upsert(self, table: str, columns: Sequence[Column], keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self._write(_upsert_sql(table, tuple(columns), tuple(keys)), _arrays(columns, rows))
 
     def update(
         self, table: str, columns: Sequence[Column], keys: Sequence[Column], rows: Sequence[Sequence[Any]]
     ) -> None:
-        if len(rows) == 1:
-            self.many(update_sql(table, columns, keys), rows)
-            return
-        with _translated():
-            sql = _update_sql(table, tuple(columns), tuple(keys))
-            self._connection.execute(sql, _arrays([*columns, *keys], rows))
+        self._write(_update_sql(table, tuple(columns), tuple(keys)), _arrays([*columns, *keys], rows))
 
     def delete(self, table: str, keys: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
-        if len(rows) == 1:
-            self.many(delete_sql(table, keys), rows)
+        self._write(_delete_sql(table, tuple(keys)), _arrays(keys, rows))
+
+    def _write(self, sql: LiteralString, values: list[str]) -> None:
+        if self._together is not None:
+            self._together.append((sql, values))
             return
         with _translated():
-            self._connection.execute(_delete_sql(table, tuple(keys)), _arrays(keys, rows))
+            self._connection.execute(sql, values)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """See Dialect: one statement, each write a WITH query of it. All see the same snapshot, so they may not touch
+        the same rows."""
+        self._together = []
+        yield
+        writes, self._together = self._together, None
+        if writes:
+            with _translated():
+                sql = _together_sql(tuple(sql for sql, _ in writes))
+                self._connection.execute(sql, list(chain.from_iterable(values for _, values in writes)))
 
     def estate_lock(self, *, alone: bool) -> Sequence[tuple[str, Mapping[str, Any]]]:
         shared = "" if alone else "_shared"

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -48,6 +48,14 @@ class SqliteDialect(Dialect):
 
     def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
         self.many(insert_sql(table, [name for name, _ in columns]), rows)
+
+    def upsert(self, table: str, columns: Sequence[Column], keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        names = [name for name, _ in columns]
+        sets = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
+        self.many(f"{insert_sql(table, names)} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}", rows)
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def update(
         self, table: str, columns: Sequence[Column], keys: Sequence[Column], rows: Sequence[Sequence[Any]]

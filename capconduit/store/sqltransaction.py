@@ -334,28 +334,30 @@ class SqlTransaction(Transaction):
     def write(self, books: Books) -> None:
         self._must_write()
         unused = {key for key in books.dirty_places if _is_unused(books.places[key[0]][key[1:]])}
-        self._add(Call, [books.calls[i] for i in sorted(books.new_calls)])
-        self._add(Attempt, [books.attempts[c][n] for c, n in sorted(books.new_attempts)])
-        self._add(Place, [books.places[c][(n, cap)] for c, n, cap in sorted(books.new_places - unused)])
-        self._add(Hold, [books.holds[i] for i in sorted(books.new_holds)])
-        self._add(model.LedgerEntry, books.new_ledger)
-        self._add(Cdr, books.new_cdrs)
-        self._add(model.Event, books.new_events)
-        self._change(Call, [books.calls[i] for i in sorted(books.dirty_calls - books.new_calls)])
-        self._remove("call", ("id",), [(i,) for i in sorted(books.ended_calls)])
-        self._change(Account, [books.accounts[i] for i in sorted(books.dirty_accounts)])
-        self._upsert(TargetState, [books.targets[i] for i in sorted(books.dirty_targets)])
-        self._upsert(RuleState, [books.rules[i] for i in sorted(books.dirty_rules)])
-        self._change(Counter, [books.counters[k] for k in sorted(books.dirty_counters)])
-        known = sorted(books.dirty_attempts - books.new_attempts)
-        self._change(Attempt, [books.attempts[c][n] for c, n in known])
-        kept = sorted(books.dirty_places - books.new_places - unused)
-        self._change(Place, [books.places[c][(n, cap)] for c, n, cap in kept])
-        self._remove("place", _PLACE_KEY, sorted(unused - books.new_places))
-        self._change(Hold, [books.holds[i] for i in sorted(books.dirty_holds - books.new_holds)])
-        self._upsert(Tombstone, books.new_tombstones)
-        self._upsert(RecentCaller, [books.callers[k] for k in sorted(books.dirty_callers)])
+        # Apart and first: the same caller may be remembered anew below.
         self._remove("recent_caller", ("campaign_id", "caller", "call_id"), sorted(books.forgotten))
+        with self._db.together():
+            self._add(Call, [books.calls[i] for i in sorted(books.new_calls)])
+            self._add(Attempt, [books.attempts[c][n] for c, n in sorted(books.new_attempts)])
+            self._add(Place, [books.places[c][(n, cap)] for c, n, cap in sorted(books.new_places - unused)])
+            self._add(Hold, [books.holds[i] for i in sorted(books.new_holds)])
+            self._add(model.LedgerEntry, books.new_ledger)
+            self._add(Cdr, books.new_cdrs)
+            self._add(model.Event, books.new_events)
+            self._change(Call, [books.calls[i] for i in sorted(books.dirty_calls - books.new_calls)])
+            self._remove("call", ("id",), [(i,) for i in sorted(books.ended_calls)])
+            self._change(Account, [books.accounts[i] for i in sorted(books.dirty_accounts)])
+            self._upsert(TargetState, [books.targets[i] for i in sorted(books.dirty_targets)])
+            self._upsert(RuleState, [books.rules[i] for i in sorted(books.dirty_rules)])
+            self._change(Counter, [books.counters[k] for k in sorted(books.dirty_counters)])
+            known = sorted(books.dirty_attempts - books.new_attempts)
+            self._change(Attempt, [books.attempts[c][n] for c, n in known])
+            kept = sorted(books.dirty_places - books.new_places - unused)
+            self._change(Place, [books.places[c][(n, cap)] for c, n, cap in kept])
+            self._remove("place", _PLACE_KEY, sorted(unused - books.new_places))
+            self._change(Hold, [books.holds[i] for i in sorted(books.dirty_holds - books.new_holds)])
+            self._upsert(Tombstone, books.new_tombstones)
+            self._upsert(RecentCaller, [books.callers[k] for k in sorted(books.dirty_callers)])
 
     def _change(self, kind: type, rows: Sequence[Any]) -> None:
         """Write what may change of rows that are there."""
@@ -513,10 +515,7 @@ class SqlTransaction(Transaction):
             self._must_write()
             self._touch(rows)
             m = mapping(kind)
-            others = [c for c in m.columns if c not in m.key]
-            sets = ", ".join(f"{c} = excluded.{c}" for c in others)
-            sql = f"{insert_sql(m.table, m.columns)} ON CONFLICT ({', '.join(m.key)}) DO UPDATE SET {sets}"
-            self._db.many(sql, [m.values(row) for row in rows])
+            self._db.upsert(m.table, list(m.types.items()), m.key, [m.values(row) for row in rows])
 
     def _update(self, kind: type, rows: Sequence[Any]) -> None:
         if rows:
