@@ -4,8 +4,9 @@ PYTHON := $(VENV)/bin/python
 PIP    := $(PYTHON) -m pip --quiet --disable-pip-version-check
 RUNS   := $(VENV)/.runs
 READY  := $(VENV)/.ready
+BENCHED := $(VENV)/.benched
 
-.PHONY: help demo test check lab lab-down lab-demo bench man sim clean
+.PHONY: help demo test check lab lab-down lab-demo bench soak man sim clean
 
 help:
 	@echo "make demo      an embedded database, a simulated Asterisk, the daemon and some hundred calls"
@@ -13,7 +14,8 @@ help:
 	@echo "make check     style, types and import rules only"
 	@echo "make lab       set up a real Asterisk and SIPp for the tests"
 	@echo "make lab-demo  the demo on the lab's real Asterisk"
-	@echo "make bench     how fast decisions are on this machine"
+	@echo "make bench     how fast decisions are on this machine, half an hour; see docs/bench.md for more"
+	@echo "make soak      an hour of calls and changes: nothing may leak; BENCH_ARGS='--minutes 5'"
 	@echo "make sim       the simulation for SECONDS=600"
 	@echo "make man       write the man pages again"
 
@@ -50,8 +52,15 @@ lab-demo: $(READY)
 test: check
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 
-bench: $(READY)
-	$(PYTHON) -m bench
+$(BENCHED): $(READY)
+	$(PIP) install --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: $(BENCHED)
+	$(PYTHON) -m bench $(or $(WHAT),decisions) $(BENCH_ARGS)
+
+soak: $(READY)
+	$(PYTHON) -m bench soak $(BENCH_ARGS)
 
 sim: $(READY)
 	SIM_SECONDS=$(or $(SECONDS),600) $(PYTHON) -m pytest tests/simulation $(PYTEST_ARGS)

@@ -1,4 +1,6 @@
-"""A cheap FastAGI load generator: plays Asterisk's side of many exchanges from one process with raw epoll.
+"""A FastAGI load generator without a compiler: plays Asterisk's side of many exchanges with raw epoll.
+
+`agi_load.c` does the same for less CPU time and is what the benches take where there is a C compiler.
 
 Closed loop: `clients` exchanges are always under way. Open loop: `rate_per_s` exchanges begin per second, whatever the
 server does, at most `clients` at once; latency then counts from when an exchange was due, so that a stalled server
@@ -17,6 +19,7 @@ import errno
 import json
 import math
 import os
+import re
 import select
 import socket
 import sys
@@ -36,6 +39,7 @@ EXCHANGE_TIMEOUT_S: Final = 5.0  # an exchange that takes longer is an error
 EVENTS_AT_ONCE: Final = 256
 SWEEP_S: Final = 0.5  # how often exchanges are looked at for that
 REPLY: Final = b"200 result=0\n"
+_NUMBER: Final = re.compile(rb"\{n(?:%(\d+))?(?:\+(\d+))?\}")
 
 # What Asterisk 22 sends besides the request and the arguments (res/res_agi.c setup_env).
 _ENVIRONMENT: Final = """\
@@ -72,6 +76,8 @@ class LoadPlan:
     seconds: float = 5.0
     count: int = MAX_COUNT
     rate_per_s: float | None = None
+    first: int = 0  # number of the first request
+    expect: str = ""  # an answer without this text is counted as unexpected
     server_pid: int | None = None  # where given, its CPU time per exchange is reported
 
     def __post_init__(self) -> None:
@@ -82,15 +88,33 @@ class LoadPlan:
 
 
 def request_template(script: str, args: Sequence[str], host: str = "127.0.0.1") -> Callable[[int], bytes]:
-    """Makes requests of `script` with `args`; `{n}` in either becomes the running number."""
-    lines = [f"agi_network: yes\nagi_network_script: {script}\nagi_request: agi://{host}/{script}\n", _ENVIRONMENT]
-    lines += [f"agi_arg_{place}: {arg}\n" for place, arg in enumerate(args, 1)]
-    pieces = ("".join(lines) + "\n").encode().split(b"{n}")
+    """Makes requests of `script` with `args`; in either, `{n}`, `{n%M}`, `{n+A}` and `{n%M+A}` become numbers."""
+    texts, numbers = _pieces(request_text(script, args, host))
 
     def make_request(number: int) -> bytes:
-        return str(number).encode("ascii").join(pieces)
+        parts = [texts[0]]
+        for text, (modulus, plus) in zip(texts[1:], numbers, strict=True):
+            parts += (b"%d" % ((number % modulus if modulus else number) + plus), text)
+        return b"".join(parts)
 
     return make_request
+
+
+def request_text(script: str, args: Sequence[str], host: str = "127.0.0.1") -> bytes:
+    """The bytes of a request whose numbers are not filled in yet; agi_load.c reads the same form."""
+    lines = [f"agi_network: yes\nagi_network_script: {script}\nagi_request: agi://{host}/{script}\n", _ENVIRONMENT]
+    lines += [f"agi_arg_{place}: {arg}\n" for place, arg in enumerate(args, 1)]
+    return ("".join(lines) + "\n").encode()
+
+
+def _pieces(template: bytes) -> tuple[list[bytes], list[tuple[int, int]]]:
+    """The texts around the numbers, one more than there are numbers; (modulus or 0, what is added) of each number."""
+    texts, numbers, end = [], [], 0
+    for found in _NUMBER.finditer(template):
+        texts.append(template[end : found.start()])
+        numbers.append((int(found[1] or 0), int(found[2] or 0)))
+        end = found.end()
+    return [*texts, template[end:]], numbers
 
 
 @dataclass(slots=True)
@@ -116,6 +140,7 @@ class _Load:
         self.latencies_ms = array("d")
         self.errors: Counter[str] = Counter()
         self.failures = 0  # answered with a failure line
+        self.unexpected = 0
         self.begun = 0
         self.finished = 0
 
@@ -156,7 +181,7 @@ class _Load:
 
     def begin(self, due_s: float, now_s: float) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        exchange = _Exchange(sock, due_s, now_s, self.plan.make_request(self.begun))
+        exchange = _Exchange(sock, due_s, now_s, self.plan.make_request(self.plan.first + self.begun))
         self.begun += 1
         code = sock.connect_ex((self.plan.host, self.plan.port))
         if code not in (0, errno.EINPROGRESS):
@@ -203,6 +228,8 @@ class _Load:
     def answered(self, exchange: _Exchange) -> None:
         self.latencies_ms.append((time.monotonic() - exchange.due_s) * 1_000)
         exchange.answered = True
+        if self.plan.expect.encode() not in exchange.received:
+            self.unexpected += 1
         if exchange.received.endswith(b"\nfailure: handler failed\n") or exchange.received.startswith(b"failure"):
             self.failures += 1
         else:
@@ -231,20 +258,29 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def run_load(plan: LoadPlan) -> dict[str, Any]:
-    """Run the plan and report counts, errors by kind, latency in ms, our own share of a CPU (distrust it above 0.9)."""
+def run_load(plan: LoadPlan, latencies: Path | None = None) -> dict[str, Any]:
+    """Run the plan and report counts, errors by kind, latency in ms, our own share of a CPU (distrust it above 0.9).
+
+    `latencies` is a file that gets each answer's, as agi_load.c writes them.
+    """
     load = _Load(plan)
     server_began_s = _cpu_seconds(plan.server_pid) if plan.server_pid is not None else 0.0
     began_s, cpu_began_s = time.monotonic(), time.process_time()
     load.run()
     wall_s, cpu_s = time.monotonic() - began_s, time.process_time() - cpu_began_s
     ordered = sorted(load.latencies_ms)
+    if latencies is not None:
+        latencies.write_bytes(array("f", load.latencies_ms).tobytes())
     report: dict[str, Any] = {
         "mode": "closed" if plan.rate_per_s is None else "open",
         "clients": plan.clients,
         "rate_per_s": plan.rate_per_s,
-        "seconds": round(wall_s, 3),
+        "seconds": round(wall_s, 6),
+        "cpu_s": round(cpu_s, 6),
+        "begun": load.begun,
         "count": load.finished,
+        "answers": len(load.latencies_ms),
+        "unexpected": load.unexpected,
         "per_s": round(load.finished / wall_s, 1),
         "errors": dict(load.errors),
         "failures": load.failures,
@@ -268,11 +304,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="an IPv4 address")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--script", default="route")
-    parser.add_argument("--arg", action="append", default=[], help="agi_arg_1 and so on; {n} is the running number")
+    parser.add_argument("--arg", action="append", default=[], help="agi_arg_1 and so on; {n%%M+A} is a number")
     parser.add_argument("--clients", type=int, default=64, help="exchanges at once (open loop: at most)")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--count", type=int, default=MAX_COUNT, help="end after so many exchanges")
     parser.add_argument("--rate", type=float, default=None, help="open loop: exchanges begun per second")
+    parser.add_argument("--first", type=int, default=0, help="number of the first request")
+    parser.add_argument("--expect", default="", help="count answers without this text as unexpected")
+    parser.add_argument("--latencies", type=Path, default=None, help="a file for each answer's latency (ms, floats)")
     parser.add_argument("--server-pid", type=int, default=None, help="report the CPU time of this process too")
     return parser
 
@@ -288,9 +327,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         seconds=options.seconds,
         count=options.count,
         rate_per_s=options.rate,
+        first=options.first,
+        expect=options.expect,
         server_pid=options.server_pid,
     )
-    report = run_load(plan)
+    report = run_load(plan, options.latencies)
     print(json.dumps({"script": options.script, **report}))
     return 1 if report["errors"] or report["failures"] else 0
 

