@@ -6,7 +6,7 @@ RUNS   := $(VENV)/.runs
 READY  := $(VENV)/.ready
 BENCHED := $(VENV)/.benched
 
-.PHONY: help demo test check lab lab-down lab-demo bench soak man sim clean
+.PHONY: help demo test check lab lab-down lab-demo bench soak races man sim clean
 
 help:
 	@echo "make demo      an embedded database, a simulated Asterisk, the daemon and some hundred calls"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench     how fast decisions are on this machine, half an hour; see docs/bench.md for more"
 	@echo "make soak      an hour of calls and changes: nothing may leak; BENCH_ARGS='--minutes 5'"
 	@echo "make sim       the simulation for SECONDS=600"
+	@echo "make races     bursts of 10,000 calls from four processes, twenty times, exact every time"
 	@echo "make man       write the man pages again"
 
 $(RUNS): pyproject.toml constraints.txt
@@ -64,6 +65,9 @@ soak: $(READY)
 
 sim: $(READY)
 	SIM_SECONDS=$(or $(SECONDS),600) $(PYTHON) -m pytest tests/simulation $(PYTEST_ARGS)
+
+races: $(READY)
+	RACE_CALLS=10000 RACE_TIMES=$(or $(TIMES),20) $(PYTHON) -m pytest -k test_a_burst tests/store_contract/test_races.py $(PYTEST_ARGS)
 
 man: $(READY)
 	$(PYTHON) -m capconduit_cli.docgen --write

@@ -1,6 +1,7 @@
 """Bursts from several processes and threads against one cap and one balance: never one too many, never below zero.
 
-`RACE_CALLS` sets how many calls each burst has (1,500 in the suite; 10,000 for the full measure).
+`RACE_CALLS` sets how many calls each burst has (1,500 in the suite), `RACE_TIMES` how often the bursts of processes and
+threads are repeated; `make races` is the full measure: 10,000 calls, twenty times.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from tests.unit.estate_builder import (
 
 CALLS = int(os.environ.get("RACE_CALLS", "1500"))
 PROCESSES = 4
+again = pytest.mark.parametrize("time_", range(int(os.environ.get("RACE_TIMES", "1"))))
 JOIN_S = 90
 
 
@@ -122,25 +124,29 @@ FULL = "cap_reached:campaign:billable:day"
 HELD = "balance_held_by_other_calls"
 
 
+@again
 @pytest.mark.postgres
-def test_a_burst_of_processes_takes_exactly_the_cap(opened: Opener, postgres_url: str) -> None:
+def test_a_burst_of_processes_takes_exactly_the_cap(opened: Opener, postgres_url: str, time_: int) -> None:
     till = Till(opened(postgres_url), capped())
     assert_exact(till, race_processes(postgres_url, NAMES), 100, FULL)
 
 
+@again
 @pytest.mark.postgres
-def test_a_burst_of_processes_takes_exactly_the_balance(opened: Opener, postgres_url: str) -> None:
+def test_a_burst_of_processes_takes_exactly_the_balance(opened: Opener, postgres_url: str, time_: int) -> None:
     till = Till(opened(postgres_url), one_call())
     assert_exact(till, race_processes(postgres_url, NAMES), 1, HELD)
     assert till.account().available_micros == 199_999
 
 
-def test_a_burst_of_threads_takes_exactly_the_cap(opened: Opener, tmp_path: Path) -> None:
+@again
+def test_a_burst_of_threads_takes_exactly_the_cap(opened: Opener, tmp_path: Path, time_: int) -> None:
     till = Till(opened(f"sqlite:///{tmp_path}/s.sqlite"), capped())
     assert_exact(till, race_threads(till, NAMES), 100, FULL)
 
 
-def test_a_burst_of_threads_takes_exactly_the_balance(opened: Opener, tmp_path: Path) -> None:
+@again
+def test_a_burst_of_threads_takes_exactly_the_balance(opened: Opener, tmp_path: Path, time_: int) -> None:
     till = Till(opened(f"sqlite:///{tmp_path}/s.sqlite"), one_call())
     assert_exact(till, race_threads(till, NAMES), 1, HELD)
 
