@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import DialAnswer, RejectAnswer, RouteAnswer, RouteRequest
 from capconduit.domain.estate import Estate
+from capconduit.domain.events import Ids
+from capconduit.domain.events import event as event  # services know it by this name
 from capconduit.domain.model import Attempt, Call, Campaign, Cdr, Event, Hold, Place, RecentCaller, RuleState
 from capconduit.domain.rating import Funding, Tariff
-from capconduit.domain.routing import CapPlace, Decision, caller_of, find_did, first_dial, route, window_name
+from capconduit.domain.routing import CapPlace, Decision, caller_of, find_did, first_dial, hold_for, route
 from capconduit.domain.settings import Settings
 from capconduit.domain.strategies import ROTATING, Candidate, advance
-from capconduit.domain.targets import began
+from capconduit.domain.targets import began, dial_lease_ms
 from capconduit.domain.tariffs import tariff_of
 from capconduit.domain.trace import dump_trace
-from capconduit.domain.usage import amount_of, counter_key, taken
+from capconduit.domain.usage import amount_of, counter_key, taken, window_text
 from capconduit.units import MS_PER_SECOND, ceil_div
 from capconduit.vocab import (
     CAUSE_NO_ANSWER,
@@ -35,9 +36,6 @@ from capconduit.vocab import (
 )
 
 CDR_SCHEMA_VERSION = 1
-Ids = Callable[[], str]
-
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 _MONEY_REJECTS = frozenset(
     {RejectCode.BALANCE_EXHAUSTED, RejectCode.BALANCE_HELD_BY_OTHER_CALLS, RejectCode.BALANCE_BELOW_FIRST_INCREMENT}
@@ -134,18 +132,6 @@ def _campaign(estate: Estate, call: Call) -> Campaign | None:
     return estate.campaigns.get(call.campaign_id)
 
 
-def event(ids: Ids, tenant_id: str, now_ms: int, kind: EventKind, subject: str, **data: object) -> Event:
-    """An event row; `data` becomes its JSON."""
-    return Event(
-        id=ids(),
-        tenant_id=tenant_id,
-        at_ms=now_ms,
-        kind=kind,
-        subject=subject,
-        data=_encode(data),
-    )
-
-
 def take_places(places: Iterable[CapPlace], call: Call, attempt: int, funding: Funding) -> list[Place]:
     """Places of `call` in these caps: one call, or what its funding covers. Calls per second hold no place."""
     return [
@@ -173,19 +159,22 @@ def ticks(places: Iterable[CapPlace]) -> list[tuple[str, tuple[str, int]]]:
 
 
 def caps_filled(places: Iterable[Place], books: Books, estate: Estate, now_ms: int, ids: Ids) -> list[Event]:
-    """Events for the window caps that the taking of `places` fills. (Concurrent ones fill and empty all the time.)"""
+    """Events for the window caps that the taking of `places`, or of more in them, fills. (Concurrent ones fill and
+    empty all the time.)"""
     events = []
     for place in places:
         zoned = estate.caps[place.cap_id]
         if zoned.cap.window_kind is WindowKind.NONE:
             continue
+        before = books.places.get(place.call_id, {}).get((place.attempt, place.cap_id))
+        more = place.amount - (before.amount if before else 0)
         used, in_flight = taken(zoned, (place.cap_id, place.window_start_ms), books, now_ms)
-        if used + in_flight < zoned.cap.limit_value <= used + in_flight + place.amount:
+        if used + in_flight < zoned.cap.limit_value <= used + in_flight + more:
             events.append(
                 event(
                     ids, place.tenant_id, now_ms, EventKind.CAP_REACHED, place.cap_id,
                     scope=zoned.cap.scope, limited=zoned.subject, metric=zoned.cap.metric,
-                    window=window_name(zoned), limit=zoned.cap.limit_value,
+                    window=window_text(zoned.cap), limit=zoned.cap.limit_value,
                 )
             )  # fmt: skip
     return events
@@ -206,7 +195,8 @@ def start_dial(
     for leg, candidate in enumerate(dialled, number):
         taken_here = [(zoned, counter_key(zoned, now_ms)) for zoned in candidate.offer.caps]
         changes.attempts.append(_attempt(call, candidate, leg, number, ring_s, now_ms))
-        changes.places.extend(take_places(taken_here, call, leg, funding))
+        own = Funding(hold_for(candidate.offer.tariff, funding.funded_s), funding.funded_s)
+        changes.places.extend(take_places(taken_here, call, leg, own))
         changes.ticks.extend(ticks(taken_here))
     until_ms = dial_lease_ms(estate.settings(call.tenant_id), ring_s, now_ms)
     changes.targets = [began(c.state, until_ms) for c in dialled]
@@ -257,11 +247,6 @@ def ring_seconds(dialled: Sequence[Candidate], budget_left_ms: int) -> int:
     budget; at least 1 s."""
     longest_ms = max(c.target.ring_ms for c in dialled)
     return max(ceil_div(min(longest_ms, budget_left_ms), MS_PER_SECOND), 1)
-
-
-def dial_lease_ms(settings: Settings, ring_s: int, now_ms: int) -> int:
-    """Until when a dialing call lives without news."""
-    return now_ms + (ring_s + settings.lease_dial_extra_s) * MS_PER_SECOND
 
 
 def priced(call: Call, leg: Attempt, tariff: Tariff) -> Call:

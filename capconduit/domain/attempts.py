@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from capconduit.domain.admission import (
-    Ids,
     all_failed,
     caps_filled,
     dial_answer,
-    dial_lease_ms,
-    event,
     legs_of,
     priced,
     release,
@@ -20,11 +17,12 @@ from capconduit.domain.admission import (
 from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import AttemptReport, RouteAnswer
 from capconduit.domain.estate import Estate
+from capconduit.domain.events import Ids, event
 from capconduit.domain.model import Attempt, Call, Campaign, Place
 from capconduit.domain.rating import Funding
 from capconduit.domain.routing import Decision, Purse, first_dial, fund_dial, open_candidates
 from capconduit.domain.strategies import Candidate, order
-from capconduit.domain.targets import failed
+from capconduit.domain.targets import dial_lease_ms, failed, told
 from capconduit.domain.trace import extend_trace
 from capconduit.domain.usage import resized, room_around
 from capconduit.units import MS_PER_SECOND
@@ -81,14 +79,12 @@ def _choose(
     """The next Dial, with what the call holds moved to it; no funding: there is none."""
     dialled = books.attempts[call.id].values()
     own = [p for p in books.open_places(call.id) if p.attempt == 0]
-    purse = Purse(
-        books.account(call.seller_id), books.holds[call.id].amount_micros, room_around(own, estate, books, now_ms)
-    )
+    purse = Purse(books.account(call.seller_id), books.holds[call.id].amount_micros, room_around(own, estate, books))
     tried = frozenset(a.target_id for a in dialled)
     free, _ = open_candidates(decision, campaign, estate, books, now_ms, purse, tried)
     ordered = order(campaign.strategy, free, f"{call.id}:{call.attempt + 1}")
     chosen = list(first_dial(campaign, ordered, campaign.max_attempts - len(dialled)))
-    return chosen, fund_dial(chosen, purse, campaign, estate, books, now_ms, 0) if chosen else None
+    return chosen, fund_dial(chosen, purse, campaign, estate, books, now_ms) if chosen else None
 
 
 def _go_on(
@@ -125,8 +121,9 @@ def _go_on(
     changes.rules.extend(more.rules)
     changes.ticks.extend(more.ticks)
     changes.holds.append(replace(hold, amount_micros=funding.hold_micros, expires_ms=expires_ms))
-    changes.events.extend(caps_filled(more.places, books, estate, now_ms, ids))
-    changes.places.extend([*resized(own, estate, funding.funded_s, funding.hold_micros), *more.places])
+    places = [*resized(own, estate, funding.funded_s, funding.hold_micros, {}), *more.places]
+    changes.events.extend(caps_filled(places, books, estate, now_ms, ids))
+    changes.places.extend(places)
     return dial_answer(advanced, legs, campaign), changes
 
 
@@ -167,7 +164,8 @@ def _end_attempts(
             dialstatus=report.dialstatus,
             hangup_cause=cause,
         )
-        state, rested = failed(books.target(call.tenant_id, leg.target_id), report.dialstatus, settings, now_ms)
+        before = books.target(call.tenant_id, leg.target_id)
+        state = failed(before, leg, report.dialstatus, settings, now_ms)
         changes.attempts.append(attempt)
         changes.targets.append(state)
         changes.events.append(
@@ -176,13 +174,7 @@ def _end_attempts(
                 attempt=attempt.number, target=attempt.target_name, dialstatus=report.dialstatus, cause=cause,
             )
         )  # fmt: skip
-        if rested:
-            changes.events.append(
-                event(
-                    ids, call.tenant_id, now_ms, EventKind.TARGET_RESTED, leg.target_id,
-                    target=leg.target_name, failures=state.failures, until_ms=state.rested_until_ms,
-                )
-            )  # fmt: skip
+        changes.events.extend(told(before, state, leg.target_name, now_ms, ids))
     return changes.attempts[-1], changes
 
 

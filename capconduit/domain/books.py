@@ -112,6 +112,12 @@ class Books:
                 in_flight += counter.in_flight
         return used, in_flight
 
+    def buckets_between(self, cap_id: str, after_ms: int, until_ms: int) -> list[tuple[int, int]]:
+        """(start, used and in flight) of the buckets of a cap that begin in (after, until], in their order."""
+        starts = sorted(s for s in self.buckets.get(cap_id, ()) if after_ms < s <= until_ms)
+        counters = [self.counters[(cap_id, start)] for start in starts]
+        return [(c.window_start_ms, c.used + c.in_flight) for c in counters]
+
     def target(self, tenant_id: str, target_id: str) -> TargetState:
         """What a target has been through; one that was never dialled, nothing."""
         return self.targets.get(target_id) or TargetState(
@@ -192,8 +198,8 @@ class Books:
         counter = self.counters.get(key)
         if counter is None:
             counter = self.counters[key] = self.counter(tenant_id, key)
-            if (starts := self.buckets.get(key[0])) is not None:
-                starts.add(key[1])
+        if (starts := self.buckets.get(key[0])) is not None:
+            starts.add(key[1])
         counter.used += used
         counter.in_flight += in_flight
         self.dirty_counters.add(key)

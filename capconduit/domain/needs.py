@@ -43,7 +43,10 @@ class Needs:
         self.counters[key] = tenant_id
         if zoned.bucket_ms:
             self.counters[(zoned.cap.id, 0)] = tenant_id
-            self.buckets[zoned.cap.id] = (now_ms - zoned.rolling_ms - zoned.bucket_ms, now_ms + zoned.rolling_ms)
+            span_ms = zoned.rolling_ms + zoned.bucket_ms
+            after_ms, until_ms = min(key[1], now_ms) - span_ms, max(key[1], now_ms) + span_ms
+            known = self.buckets.get(zoned.cap.id, (after_ms, until_ms))
+            self.buckets[zoned.cap.id] = (min(known[0], after_ms), max(known[1], until_ms))
 
     def caps(self, caps: Iterable[ZonedCap], now_ms: int) -> None:
         """Places may be taken in these caps, in the windows of now."""

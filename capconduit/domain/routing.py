@@ -14,15 +14,23 @@ from capconduit.domain.calls import RouteRequest
 from capconduit.domain.estate import Estate, Offer, ZonedCap
 from capconduit.domain.model import Account, Campaign, Did, Seller, TargetState, Trunk
 from capconduit.domain.numbers import is_anonymous, to_e164
-from capconduit.domain.rating import Funding, Tariff, fund, minimum_micros
+from capconduit.domain.rating import (
+    Funding,
+    Tariff,
+    fund,
+    minimum_micros,
+    price_of_seconds,
+    round_up_to_increment,
+)
 from capconduit.domain.schedules import is_open
 from capconduit.domain.settings import Settings
 from capconduit.domain.stir import gate
 from capconduit.domain.strategies import ROTATING, Candidate, order
 from capconduit.domain.trace import Check
-from capconduit.domain.usage import Room, Usage, counter_key, taken
-from capconduit.units import MS_PER_SECOND, format_duration
+from capconduit.domain.usage import UNLIMITED, Room, Usage, counter_key, taken, window_text
+from capconduit.units import MS_PER_SECOND
 from capconduit.vocab import (
+    RESERVED_METRICS,
     CampaignStatus,
     CapMetric,
     CapScope,
@@ -30,7 +38,6 @@ from capconduit.vocab import (
     RejectCode,
     Status,
     Strategy,
-    WindowKind,
 )
 
 CapPlace = tuple[ZonedCap, CounterKey]  # a cap with the counter that a place in it belongs to
@@ -69,19 +76,12 @@ class Decision:
         return self
 
 
-def window_name(zoned: ZonedCap) -> str:
-    """The window as operators write it: `day`, `rolling:1h`; empty where there is none."""
-    if zoned.cap.window_kind is WindowKind.ROLLING:
-        return f"{WindowKind.ROLLING}:{format_duration(zoned.cap.window_ms)}"
-    return "" if zoned.cap.window_kind is WindowKind.NONE else zoned.cap.window_kind
-
-
 def cap_reason(zoned: ZonedCap) -> str:
     """`cap_reached:<scope>:<metric>[:<window>]`, or `cps_limit`."""
     if zoned.cap.metric is CapMetric.CPS:
         return RejectCode.CPS_LIMIT
     parts: list[str] = [RejectCode.CAP_REACHED, zoned.cap.scope, zoned.cap.metric]
-    if window := window_name(zoned):
+    if window := window_text(zoned.cap):
         parts.append(window)
     return ":".join(parts)
 
@@ -119,7 +119,7 @@ def free_caps(
             free >= max(least, 1),
             subject=zoned.subject,
             metric=cap.metric,
-            window=window_name(zoned) or cap.window_kind,
+            window=window_text(zoned.cap) or cap.window_kind,
             used=used,
             in_flight=in_flight,
             limit=cap.limit_value,
@@ -245,13 +245,16 @@ def _caller_allowed(
 
 
 def _not_again(decision: Decision, request: RouteRequest, campaign: Campaign, usage: Usage, now_ms: int) -> bool:
-    """Whether the caller has no call in the campaign that lives or was connected within its duplicate window."""
+    """Whether the caller began no call within the campaign's duplicate window that lives or was connected.
+
+    An instant farther ahead than the window is long was written by another clock and counts for nothing.
+    """
     caller = caller_of(decision.caller_e164, request.ani)
     if not campaign.duplicate_window_ms or not caller:
         return True
     last = usage.recent_caller((campaign.id, caller))
     ago_ms = now_ms - last.at_ms if last else None
-    fresh = ago_ms is None or ago_ms >= campaign.duplicate_window_ms
+    fresh = ago_ms is None or abs(ago_ms) >= campaign.duplicate_window_ms
     if decision.note(
         "caller.duplicate",
         fresh,
@@ -339,11 +342,9 @@ def _choose(
     if not free:
         return decision.refuse(why)
     decision.candidates = order(campaign.strategy, free, seed)
-    decision.note(
-        "strategy", True, strategy=campaign.strategy, order=[c.target.name for c in decision.candidates]
-    )
+    decision.note("strategy", True, strategy=campaign.strategy, order=[c.target.name for c in decision.candidates])
     dialled = first_dial(campaign, decision.candidates, campaign.max_attempts)
-    decision.funding = fund_dial(dialled, purse, campaign, estate, usage, now_ms, 0)
+    decision.funding = fund_dial(dialled, purse, campaign, estate, usage, now_ms)
     if decision.funding is not None:
         decision.note(
             "hold",
@@ -360,8 +361,23 @@ def _rates(dialled: Sequence[Candidate], estate: Estate) -> str:
 
 
 def first_dial(campaign: Campaign, ordered: Sequence[Candidate], most: int) -> Sequence[Candidate]:
-    """The candidates that are dialled at once: the first, or for ring-all as many as may be tried."""
-    return ordered[: max(most, 1)] if campaign.strategy is Strategy.RING_ALL else ordered[:1]
+    """The candidates that are dialled at once: the first, or for ring-all as many as may be tried and one dial string
+    holds."""
+    if campaign.strategy is not Strategy.RING_ALL:
+        return ordered[:1]
+    chosen: list[Candidate] = []
+    room = MAX_DIAL_CHARS
+    for candidate in ordered[: max(most, 1)]:
+        room -= len(candidate.offer.dial) + len("&")
+        if chosen and room < 0:
+            break
+        chosen.append(candidate)
+    return chosen
+
+
+# Asterisk cuts a variable that goes into an application's arguments at 4,095 bytes (main/pbx_variables.c VAR_BUF_SIZE;
+# seen on 22.10): the last leg would be another address.
+MAX_DIAL_CHARS = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,42 +484,47 @@ def _ceiling_s(campaign: Campaign) -> int:
 
 
 def fund_dial(
-    dialled: Sequence[Candidate],
-    purse: Purse,
-    campaign: Campaign,
-    estate: Estate,
-    usage: Usage,
-    now_ms: int,
-    funded_s: int,
+    dialled: Sequence[Candidate], purse: Purse, campaign: Campaign, estate: Estate, usage: Usage, now_ms: int
 ) -> Funding | None:
-    """The hold for a Dial: connect fee and the funding slice beyond `funded_s`, as far as money and caps allow.
-
-    Of legs that ring at once each must be paid: the seconds are those of the dearest, the hold is what it costs.
-    """
-    room = purse.room.copy()
+    """The hold for a Dial: connect fee and the first funding slice, as far as money and caps allow."""
+    legs = []
     for candidate in dialled:
+        room = purse.room.copy()
         for zoned in candidate.offer.caps:
             cap = zoned.cap
-            if cap.metric in (CapMetric.MINUTES, CapMetric.SPEND):
+            if cap.metric in RESERVED_METRICS:
                 used, in_flight = taken(zoned, counter_key(zoned, now_ms), usage, now_ms)
                 room.narrow(cap.metric, cap.limit_value - used - in_flight)
-    want_s = funded_s + estate.settings(campaign.tenant_id).funding_slice_s
-    return fund_tariffs([c.offer.tariff for c in dialled], purse.available_micros, room, want_s, _ceiling_s(campaign))
+        legs.append((candidate.offer.tariff, room))
+    slice_s = estate.settings(campaign.tenant_id).funding_slice_s
+    return fund_legs(legs, purse.available_micros, slice_s, _ceiling_s(campaign))
 
 
-def fund_tariffs(
-    tariffs: Sequence[Tariff], available_micros: int, room: Room, want_s: int, ceiling_s: int
+def fund_legs(
+    legs: Sequence[tuple[Tariff, Room]], available_micros: int, want_s: int, ceiling_s: int
 ) -> Funding | None:
-    """The funding that pays for a call by any of `tariffs`, within what money and caps leave; None: not even a first
-    increment of each."""
-    most_s, money = min(ceiling_s, room.seconds), min(available_micros, room.micros)
+    """The funding of a call that any of `legs` may answer, each within the room that its own caps leave.
+
+    The seconds are those of the leg that gets the fewest, the hold is what they cost at the dearest. None: the first
+    increment of one of them cannot be had.
+    """
+    fundings = [_fund_leg(tariff, room, available_micros, want_s, ceiling_s) for tariff, room in legs]
+    if not all(fundings) or not legs:
+        return None
+    seconds = min(funding.funded_s for funding in fundings if funding)
+    return Funding(hold_micros=max(hold_for(tariff, seconds) for tariff, _ in legs), funded_s=seconds)
+
+
+def _fund_leg(tariff: Tariff, room: Room, available_micros: int, want_s: int, ceiling_s: int) -> Funding | None:
+    """The funding of one leg. Where minutes are counted no more than the slice is reserved, however cheap it is."""
+    most_s = min(ceiling_s, room.seconds)
     if most_s <= 0:
         return None
-    if len(tariffs) == 1:
-        return fund(tariffs[0], money, want_s, most_s)
-    holds = [fund(tariff, money, want_s, most_s) for tariff in tariffs]
-    if any(hold is None for hold in holds):
-        return None
-    seconds = min(hold.funded_s for hold in holds if hold)
-    again = [fund(tariff, money, seconds, seconds) for tariff in tariffs]
-    return Funding(hold_micros=max(hold.hold_micros for hold in again if hold), funded_s=seconds)
+    if room.seconds < UNLIMITED:
+        most_s = min(most_s, round_up_to_increment(tariff, want_s))
+    return fund(tariff, min(available_micros, room.micros), want_s, most_s)
+
+
+def hold_for(tariff: Tariff, funded_s: int) -> int:
+    """What talking for `funded_s` may cost: the price of the increments that were begun."""
+    return price_of_seconds(tariff, round_up_to_increment(tariff, funded_s))

@@ -33,6 +33,11 @@ class Settings:
     lease_up_s: int = _setting(
         120, "how long an answered call is not given up without news; and never before its funded time is over"
     )
+    cdr_keep_days: int = _setting(0, "days that the records of settled calls are kept, at least 40; 0: for ever")
+    event_keep_days: int = _setting(0, "days that events are kept; 0: for ever")
+    place_keep_days: int = _setting(
+        35, "days that what a settled call used of each cap is kept to recount it; 0: for ever"
+    )
 
 
 def setting_descriptions() -> dict[str, tuple[str, object, str]]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from capconduit.domain.admission import CDR_SCHEMA_VERSION, Ids, event, legs_of, release, sip_of_cause
+from capconduit.domain.admission import CDR_SCHEMA_VERSION, legs_of, release, sip_of_cause
 from capconduit.domain.attempts import real_cause
 from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import SettleAnswer, SettleReport
 from capconduit.domain.estate import Estate
+from capconduit.domain.events import Ids, event
 from capconduit.domain.metering import leg_tariff, winning_leg
-from capconduit.domain.model import Attempt, Call, Cdr, Event, LedgerEntry, Place, TargetState, Tombstone
+from capconduit.domain.model import Attempt, Call, Cdr, Event, LedgerEntry, Place, Tombstone
 from capconduit.domain.rating import Charge, Tariff, charge
 from capconduit.domain.routing import caller_of
-from capconduit.domain.targets import ended, well
+from capconduit.domain.targets import ended, told
 from capconduit.domain.tariffs import load_tariff
 from capconduit.domain.usage import left, room_around
-from capconduit.units import seconds_from_ms_ceil
+from capconduit.units import MS_PER_SECOND, seconds_from_ms_ceil
 from capconduit.vocab import (
     CAUSE_ANSWERED_ELSEWHERE,
     CAUSE_NORMAL,
@@ -67,18 +68,18 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
     number = _last_told(report, call)
     leg = _leg(report, call, books, number)
     outcome = outcome_of(report, call, leg, _ceiling_ms(call, estate), now_ms)
-    bill = _bill(call, leg, books, estate, outcome, now_ms)
+    bill = _bill(call, leg, books, estate, outcome)
     last = _last_attempt(report, leg, outcome)
     cdr = _cdr(report, call, last, books, estate, outcome, bill)
     changes = Changes(
         ended=[call.id],
         attempts=[last, *_others(report, call, books, last, number, outcome)],
-        places=_settled_places(call, books, estate, outcome, bill, report, last, number, now_ms),
-        targets=_target_states(call, books, last, outcome),
+        places=_settled_places(call, books, estate, outcome, bill, report, last, number),
         holds=[replace(books.holds[call.id], state=HoldState.POSTED if bill.amount_micros else HoldState.VOID)],
         cdrs=[cdr],
         events=[_ended_event(cdr, now_ms, ids)],
     )
+    _free_targets(call, last, books, estate, outcome, changes, now_ms, ids)
     if not outcome.answered and (caller := caller_of(call.ani_e164, call.ani)):
         changes.forgotten.append((call.campaign_id, caller, call.id))
     if bill.amount_micros:
@@ -99,14 +100,14 @@ class Bill:
     talk_s: int
 
 
-def _bill(call: Call, leg: Attempt, books: Books, estate: Estate, outcome: Outcome, now_ms: int) -> Bill:
+def _bill(call: Call, leg: Attempt, books: Books, estate: Estate, outcome: Outcome) -> Bill:
     """Charged is what the hold and the rest of the available money pay, and what caps by spend still let through."""
     tariff = leg_tariff(call, leg)
     talk_ms = talk_within_funding(outcome, call)
     price = charge(tariff, talk_ms) if outcome.answered else Charge(False, 0, 0)
     hold, account = books.holds[call.id], books.account(call.seller_id)
     own = [p for p in books.open_places(call.id) if p.attempt in (0, leg.number)]
-    most = min(hold.amount_micros + account.available_micros, room_around(own, estate, books, now_ms).micros)
+    most = min(hold.amount_micros + account.available_micros, room_around(own, estate, books).micros)
     amount = max(min(price.price_micros, most), 0)
     paid = charge(load_tariff(leg.payout), talk_ms).price_micros if leg.payout and price.billable else 0
     return Bill(
@@ -161,15 +162,25 @@ def _post(call: Call, cdr: Cdr, bill: Bill, estate: Estate, changes: Changes, no
         )  # fmt: skip
 
 
-def _target_states(call: Call, books: Books, last: Attempt, outcome: Outcome) -> list[TargetState]:
+def _free_targets(
+    call: Call,
+    last: Attempt,
+    books: Books,
+    estate: Estate,
+    outcome: Outcome,
+    changes: Changes,
+    now_ms: int,
+    ids: Ids,
+) -> None:
     """The targets of all attempts that had not ended yet are free again; the one that answered is well, too."""
-    states = []
+    settings = estate.settings(call.tenant_id)
     for attempt in books.attempts[call.id].values():
         if attempt.ended_ms is None:
             talked = outcome.answered and attempt.number == last.number
-            state = ended(books.target(call.tenant_id, attempt.target_id), outcome.ended_ms, talked=talked)
-            states.append(well(state) if talked else state)
-    return states
+            before = books.target(call.tenant_id, attempt.target_id)
+            state = ended(before, attempt, settings, now_ms, talked_until_ms=outcome.ended_ms if talked else None)
+            changes.targets.append(state)
+            changes.events.extend(told(before, state, attempt.target_name, now_ms, ids))
 
 
 def _has_dialled(call: Call, books: Books) -> bool:
@@ -216,8 +227,9 @@ def outcome_of(report: SettleReport, call: Call, attempt: Attempt, ceiling_ms: i
     """What happened, by the best witness: AMI's times of the target's leg, else the caller channel's answered time.
 
     Where nobody saw the end, the channel's answered time bounds the talk: the report may have waited for long. Where
-    the clock was set meanwhile, our own bounds it. An attempt that was told as failed stays so: an answer that is told
-    after it is of a Dial that is none of ours, in the operator's own context for rejects.
+    the clock was set meanwhile, our own bounds it; where nobody measured it, the funded time does. An attempt that was
+    told as failed stays so: an answer that is told after it is of a Dial that is none of ours, in the operator's own
+    context for rejects.
     """
     told_ms = report.leg.ended_ms or report.ended_ms
     ended_ms = told_ms or now_ms
@@ -230,8 +242,10 @@ def outcome_of(report: SettleReport, call: Call, attempt: Attempt, ceiling_ms: i
         longest_ms = _longest_talk_ms(report)
         if ended_ms < answered_ms:
             ended_ms = answered_ms + (longest_ms or 0)
-        elif longest_ms is not None and ended_ms - answered_ms > longest_ms + TALK_TOLERANCE_MS:
-            ended_ms = answered_ms + longest_ms
+        else:  # where nobody measured the talk, Asterisk's own limit has bounded it
+            most_ms = call.funded_s * MS_PER_SECOND if longest_ms is None else longest_ms
+            if ended_ms - answered_ms > most_ms + TALK_TOLERANCE_MS:
+                ended_ms = answered_ms + most_ms
         return Outcome(True, answered_ms, ended_ms, ended_ms - answered_ms, DialStatus.ANSWER)
     if report.dialstatus is DialStatus.ANSWER:
         talk_ms = min(max(report.answered_for_ms or 0, 0), ceiling_ms)
@@ -350,7 +364,6 @@ def _settled_places(
     report: SettleReport,
     last: Attempt,
     told: int,
-    now_ms: int,
 ) -> list[Place]:
     """All places given back; of caps by minutes and spend what was used stays, within what the cap lets through."""
 
@@ -361,7 +374,7 @@ def _settled_places(
         metric, here = zoned.cap.metric, place.attempt in (0, last.number)
         used = {CapMetric.MINUTES: bill.talk_s, CapMetric.SPEND: bill.amount_micros}.get(metric)
         if used is not None:
-            most = place.amount + max(left(zoned, (place.cap_id, place.window_start_ms), books, now_ms), 0)
+            most = place.amount + max(left(zoned, (place.cap_id, place.window_start_ms), books), 0)
             return min(used, most) if here else 0
         number = books.attempts[call.id][place.attempt].round or place.attempt if place.attempt else 0
         dialled = report.reject is not RejectCode.ENGINE_TIMEOUT and number <= told

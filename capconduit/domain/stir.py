@@ -26,7 +26,8 @@ def level_of(attestation: str, verdict: str) -> str:
 def gate(required: str, attestation: str, verdict: str) -> RejectCode | None:
     """Why a call is not let in that needs the level `required` (empty: none is needed); None lets it in.
 
-    A verdict that failed is worse than none. A level without any verdict is believed: the carrier checked it.
+    A verdict that failed is worse than none. A level without any verdict is believed: the carrier checked it. A level
+    that does not exist asks for the best.
     """
     if not required:
         return None
@@ -34,6 +35,7 @@ def gate(required: str, attestation: str, verdict: str) -> RejectCode | None:
     if any(word in told for word in _FAILED):
         return RejectCode.ATTESTATION_INVALID
     level = level_of(attestation, verdict)
-    if not level or any(word in told for word in _ABSENT) or _LEVELS.index(level) > _LEVELS.index(required):
+    least = _LEVELS.index(required) if required in _LEVELS else 0
+    if not level or any(word in told for word in _ABSENT) or _LEVELS.index(level) > least:
         return RejectCode.ATTESTATION_MISSING
     return None

@@ -52,7 +52,8 @@ def order(strategy: Strategy, candidates: Sequence[Candidate], seed: str) -> lis
         case Strategy.WEIGHTED:
             return _weighted(list(candidates), seed)
         case Strategy.ROUND_ROBIN | Strategy.PERCENTAGE:
-            return _grouped(candidates, seed, lambda c: -(c.cursor + c.rule.weight))
+            # Weight 0 is the last resort, however far behind the others are.
+            return _grouped(candidates, seed, lambda c: (c.rule.weight == 0, -(c.cursor + c.rule.weight)))
         case Strategy.LEAST_COST:
             return _grouped(candidates, seed, lambda c: _minute(c.offer.tariff))
         case Strategy.HIGHEST_PAYOUT:

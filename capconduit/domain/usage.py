@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from capconduit.domain.books import CallerKey, CounterKey
 from capconduit.domain.estate import Estate, ZonedCap
-from capconduit.domain.model import Account, Counter, Place, RecentCaller, TargetState
+from capconduit.domain.model import Account, Cap, Counter, Place, RecentCaller, TargetState
 from capconduit.domain.windows import window_start_ms
-from capconduit.vocab import CapMetric, PlaceState
+from capconduit.units import format_span
+from capconduit.vocab import RESERVED_METRICS, CapMetric, PlaceState, WindowKind
 
 UNLIMITED = 1 << 62
 
@@ -30,6 +31,10 @@ class Usage(Protocol):
         """(used, in flight) of a cap that looks back."""
         ...
 
+    def buckets_between(self, cap_id: str, after_ms: int, until_ms: int) -> list[tuple[int, int]]:
+        """(start, used and in flight) of the buckets that begin in (after, until], in their order."""
+        ...
+
     def target(self, tenant_id: str, target_id: str) -> TargetState:
         """What a target has been through."""
         ...
@@ -41,6 +46,13 @@ class Usage(Protocol):
     def recent_caller(self, key: CallerKey) -> RecentCaller | None:
         """The last call of a caller in a campaign."""
         ...
+
+
+def window_text(cap: Cap) -> str:
+    """The window as operators write it: `day`, `rolling:1h`; empty for concurrent and cps."""
+    if cap.window_kind is WindowKind.ROLLING:
+        return f"{WindowKind.ROLLING}:{format_span(cap.window_ms)}"
+    return "" if cap.window_kind is WindowKind.NONE else cap.window_kind
 
 
 def counter_key(zoned: ZonedCap, now_ms: int) -> CounterKey:
@@ -64,10 +76,32 @@ def taken(zoned: ZonedCap, key: CounterKey, usage: Usage, now_ms: int) -> tuple[
     return counter.used, counter.in_flight
 
 
-def left(zoned: ZonedCap, key: CounterKey, usage: Usage, now_ms: int) -> int:
-    """What a cap still lets through: calls, seconds or micros. Negative where it was lowered below its use."""
-    used, in_flight = taken(zoned, key, usage, now_ms)
-    return zoned.cap.limit_value - used - in_flight
+def left(zoned: ZonedCap, key: CounterKey, usage: Usage) -> int:
+    """What a cap still lets through for a call that has its place in the window of `key`: calls, seconds or micros.
+
+    Negative where the cap was lowered below its use. One that looks back leaves what the fullest window leaves of all
+    that the call's bucket lies in: those around its admission, not the one that ends now.
+    """
+    if zoned.bucket_ms:
+        return zoned.cap.limit_value - _fullest(zoned, key[1], usage)
+    counter = usage.counter(zoned.cap.tenant_id, key)
+    return zoned.cap.limit_value - counter.used - counter.in_flight
+
+
+def _fullest(zoned: ZonedCap, at_ms: int, usage: Usage) -> int:
+    """The most that any window which touches the bucket at `at_ms` holds."""
+    span_ms = zoned.rolling_ms + zoned.bucket_ms
+    known = dict(usage.buckets_between(zoned.cap.id, at_ms - span_ms, at_ms + span_ms - 1))
+    counts = sorted({at_ms: 0, **known}.items())
+    most = held = oldest = 0
+    for start, count in counts:
+        held += count
+        while counts[oldest][0] <= start - span_ms:
+            held -= counts[oldest][1]
+            oldest += 1
+        if start >= at_ms:
+            most = max(most, held)
+    return most
 
 
 @dataclass(slots=True)
@@ -98,25 +132,30 @@ def amount_of(metric: CapMetric, funded_s: int, hold_micros: int) -> int:
     return 1
 
 
-def room_around(places: Iterable[Place], estate: Estate, usage: Usage, now_ms: int) -> Room:
+def room_around(places: Iterable[Place], estate: Estate, usage: Usage) -> Room:
     """What caps leave for a call under way, its own `places` in them included. A cap that is gone leaves all."""
     room = Room()
     for place in places:
         zoned = estate.caps.get(place.cap_id)
-        if zoned is not None and zoned.cap.metric in (CapMetric.MINUTES, CapMetric.SPEND):
+        if zoned is not None and zoned.cap.metric in RESERVED_METRICS:
             key = (place.cap_id, place.window_start_ms)
-            room.narrow(zoned.cap.metric, place.amount + max(left(zoned, key, usage, now_ms), 0))
+            room.narrow(zoned.cap.metric, place.amount + max(left(zoned, key, usage), 0))
     return room
 
 
-def resized(places: Iterable[Place], estate: Estate, funded_s: int, hold_micros: int) -> list[Place]:
-    """The places of a call in caps by minutes and spend, when its funding has changed; those that changed."""
+def resized(
+    places: Iterable[Place], estate: Estate, funded_s: int, hold_micros: int, legs: Mapping[int, int]
+) -> list[Place]:
+    """The places of a call in caps by minutes and spend, when its funding has changed; those that changed.
+
+    `legs` are what the attempts that are under way may cost of the hold, each at its own prices.
+    """
     changed = []
     for place in places:
         zoned = estate.caps.get(place.cap_id)
         if zoned is None or place.state is PlaceState.RELEASED:
             continue
-        amount = amount_of(zoned.cap.metric, funded_s, hold_micros)
+        amount = amount_of(zoned.cap.metric, funded_s, legs.get(place.attempt, hold_micros))
         if amount != place.amount:
             changed.append(replace(place, amount=amount))
     return changed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from capconduit.domain.books import CounterKey
@@ -27,40 +28,58 @@ _WALKED: Final[dict[type, tuple[str, ...]]] = {
     RecentCaller: ("campaign_id", "caller"),
     Counter: ("cap_id", "window_start_ms"),
 }
-_LIVE: Final = "EXISTS (SELECT 1 FROM call WHERE call.id = {table}.call_id)"
+_OF_A_CALL: Final = (Attempt, Hold, Place)
+# Written so that no index leads to it: ids lead to the rows, and all rows of a tenant would be a detour.
+_OF_TENANT: Final = "tenant_id || '' = :tenant_id"
 
 
-def find(db: Dialect, what: Outdated, after: Sequence[Any], limit: int) -> list[Sequence[Any]]:
-    """See store.Transaction.find_outdated."""
-    key = _WALKED[what.kind]
-    where, values = _condition(what)
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Which rows are walked, in the order of their key, and which of those are outdated."""
+
+    walked: str
+    outdated: str
+    values: dict[str, Any]
+
+    @property
+    def both(self) -> str:
+        return f"{self.walked} AND {self.outdated}"
+
+
+def find(db: Dialect, what: Outdated, after: Sequence[Any], limit: int) -> tuple[list[Sequence[Any]], Sequence[Any]]:
+    """See store.Transaction.find_outdated. As many rows are read as are walked, whatever the engine thinks of them."""
+    where, key = _where(what), _WALKED[what.kind]
+    columns, values = ", ".join(key), {**where.values, "row_limit": limit}
+    walked = where.walked
     if after:
         condition, key_values = beyond(key, after)
-        where, values = f"{where} AND {condition}", {**values, **key_values}
-    columns, table = ", ".join(key), mapping(what.kind).table
-    sql = f"SELECT DISTINCT {columns} FROM {table} WHERE {where} ORDER BY {columns} LIMIT :row_limit"  # noqa: S608
-    return [tuple(row) for row in db.query(sql, {**values, "row_limit": limit})]
+        walked, values = f"{walked} AND {condition}", {**values, **key_values}
+    sql = f"SELECT {columns}, {where.outdated} FROM {mapping(what.kind).table} WHERE {walked}"  # noqa: S608
+    rows = db.query(f"{sql} ORDER BY {columns} LIMIT :row_limit", values)
+    keys = dict.fromkeys(tuple(row[:-1]) for row in rows if row[-1])
+    return list(keys), tuple(rows[-1][:-1]) if len(rows) == limit else ()
 
 
 def drop(db: Dialect, what: Outdated, keys: Sequence[Sequence[Any]]) -> int:
     """See store.Transaction.drop_outdated."""
     if not keys:
         return 0
-    key = _WALKED[what.kind]
-    where, values = _condition(what)
+    where, key = _where(what), _WALKED[what.kind]
     if len(key) == 1:
         ids = sorted(k[0] for k in keys)
         # The range leads to the months that the ids lie in; the list alone would search them all (PostgreSQL).
-        where += f" AND {key[0]} >= :first AND {key[0]} <= :last AND {db.any_of(key[0], 'ids')}"
-        values.update(first=ids[0], last=ids[-1], ids=db.list_value(ids))
+        these = f"{key[0]} >= :first AND {key[0]} <= :last AND {db.any_of(key[0], 'ids')}"
+        values = {"first": ids[0], "last": ids[-1], "ids": db.list_value(ids)}
     else:
         pairs = [(k[0], k[1]) for k in keys]
         if what.kind is Counter:
             lock_counters(db, pairs)
-        where += f" AND {db.any_pair((key[0], key[1]), 'keys')}"
-        values.update(db.pair_values("keys", pairs))
+        these = db.any_pair((key[0], key[1]), "keys")
+        values = db.pair_values("keys", pairs)
     returned = "tenant_id, cap_id, window_start_ms, counted" if what.kind is Place else "1"
-    gone = db.query(f"DELETE FROM {mapping(what.kind).table} WHERE {where} RETURNING {returned}", values)  # noqa: S608
+    table = mapping(what.kind).table
+    sql = f"DELETE FROM {table} WHERE {where.both} AND {these} RETURNING {returned}"  # noqa: S608
+    gone = db.query(sql, {**where.values, **values})
     if what.kind is Place:
         _fold(db, gone)
     return len(gone)
@@ -68,8 +87,9 @@ def drop(db: Dialect, what: Outdated, keys: Sequence[Sequence[Any]]) -> int:
 
 def count(db: Dialect, what: Outdated) -> int:
     """See store.Transaction.count_outdated."""
-    where, values = _condition(what)
-    return int(db.query(f"SELECT count(*) FROM {mapping(what.kind).table} WHERE {where}", values)[0][0])  # noqa: S608
+    where = _where(what)
+    sql = f"SELECT count(*) FROM {mapping(what.kind).table} WHERE {where.both}"  # noqa: S608
+    return int(db.query(sql, where.values)[0][0])
 
 
 def beyond(key: Sequence[str], after: Sequence[Any]) -> tuple[str, dict[str, Any]]:
@@ -103,33 +123,35 @@ def _fold(db: Dialect, gone: Sequence[Any]) -> None:
         )
 
 
-def _condition(what: Outdated) -> tuple[str, dict[str, Any]]:
-    """Which rows of its kind are outdated."""
+def _where(what: Outdated) -> _Where:
+    """The rows of a kind, and which of them are outdated."""
     kind, values = what.kind, {"tenant_id": what.tenant_id}
     if kind is Tombstone:
-        return "created_ms < :before_ms /* all tenants */", {"before_ms": what.before_ms}
+        return _Where("1 = 1 /* all tenants */", "created_ms < :before_ms", {"before_ms": what.before_ms})
     if kind is RecentCaller:
-        return "tenant_id = :tenant_id AND at_ms < :before_ms", {**values, "before_ms": what.before_ms}
+        return _Where("1 = 1", f"({_OF_TENANT} AND at_ms < :before_ms)", {**values, "before_ms": what.before_ms})
     if kind is Counter:
-        return _counters(what, values)
+        return _of_counters(what, values)
     (key,) = _WALKED[kind]
-    where = f"tenant_id = :tenant_id AND {key} < :before"
-    if kind in (Attempt, Hold, Place):
-        where += f" AND NOT {_LIVE.format(table=mapping(kind).table)}"
+    outdated = _OF_TENANT
+    if kind in _OF_A_CALL:  # those that live are few, if any
+        outdated += " AND call_id NOT IN (SELECT id FROM call WHERE id < :before)"
     if kind is Place:
-        where += " AND state = 'released'"
-    return where, {**values, "before": what.before}
+        outdated += " AND state = 'released'"
+    return _Where(f"{key} < :before", f"({outdated})", {**values, "before": what.before})
 
 
-def _counters(what: Outdated, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _of_counters(what: Outdated, values: dict[str, Any]) -> _Where:
     """Counters of windows that are over. The one of instant 0 belongs to windows that never end, and is the lock of
     those that look back."""
-    unused = "" if what.ticks else " AND in_flight = 0 AND used = base"  # base is all: no place counts in it
+    outdated = _OF_TENANT
+    if not what.ticks:  # its base is all that it has used: no place counts in it
+        outdated += " AND in_flight = 0 AND used = base"
     if not what.cap_id:
         gone = "cap_id NOT IN (SELECT id FROM cap WHERE cap.tenant_id = :tenant_id)"
-        return f"tenant_id = :tenant_id AND {gone}{unused}", values
-    over = "window_start_ms > 0 AND window_start_ms < :before_ms"
-    return (
-        f"tenant_id = :tenant_id AND cap_id = :cap_id AND {over}{unused}",
+        return _Where("1 = 1", f"({outdated} AND {gone})", values)
+    return _Where(
+        "cap_id = :cap_id AND window_start_ms > 0 AND window_start_ms < :before_ms",
+        f"({outdated})",
         {**values, "cap_id": what.cap_id, "before_ms": what.before_ms},
     )

@@ -266,6 +266,7 @@ class SqlTransaction(Transaction):
         found = iter(self._db.queries([(sql, values) for _, sql, values in wanted]))
         for kind, _, _ in wanted:
             self._keep(kind, next(found), books)
+        self._make_target_states(needs.targets - books.targets.keys(), books)
         self._make_counters([k for k in counters if k not in books.counters], needs.counters, books)
         for cap_id, (after_ms, until_ms) in sorted(needs.buckets.items()):
             self._load_buckets(cap_id, after_ms, until_ms, books)
@@ -314,6 +315,20 @@ class SqlTransaction(Transaction):
 
     def lock_counters(self, keys: Mapping[CounterKey, str], books: Books) -> None:
         self.lock_needs(Needs(counters=dict(keys)), books)
+
+    def _make_target_states(self, missing: Iterable[str], books: Books) -> None:
+        """States of targets that were never dialled, made and locked: calls of several sellers may be the first."""
+        statement = self._locking(TargetState, "target_id", missing)
+        if statement is None or not self._writes:
+            return
+        self._db.query(
+            "INSERT INTO target_state"
+            " (target_id, tenant_id, active, failures, rested_until_ms, probe_until_ms, idle_since_ms)"
+            f" SELECT id, tenant_id, 0, 0, 0, 0, 0 FROM target WHERE {self._db.any_of('id', 'ids')} /* all tenants */"
+            " ORDER BY id ON CONFLICT DO NOTHING RETURNING target_id",
+            statement[2],
+        )
+        self._keep(TargetState, self._db.query(statement[1], statement[2]), books)
 
     def _make_counters(self, missing: Sequence[CounterKey], tenants: Mapping[CounterKey, str], books: Books) -> None:
         """Counters of windows that nobody used yet, made and locked."""
@@ -458,7 +473,9 @@ class SqlTransaction(Transaction):
 
     # --- growth -------------------------------------------------------------------------------------------------------
 
-    def find_outdated(self, what: Outdated, after: Sequence[Any], limit: int) -> Sequence[Sequence[Any]]:
+    def find_outdated(
+        self, what: Outdated, after: Sequence[Any], limit: int
+    ) -> tuple[Sequence[Sequence[Any]], Sequence[Any]]:
         return pruning.find(self._db, what, after, limit)
 
     def drop_outdated(self, what: Outdated, keys: Sequence[Sequence[Any]]) -> int:

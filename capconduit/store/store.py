@@ -34,8 +34,8 @@ class Outdated:
     """Rows of one kind that nobody needs any more, of a tenant (tombstones: of the installation).
 
     Cdr, Attempt, Hold, Place and Event by their (call's) id, below `before`; never those of a live call, and of places
-    only released ones. Tombstone and RecentCaller: older than `before_ms`. Counter: of the cap `cap_id`, of windows that
-    began before `before_ms`, as long as no place counts in them (`ticks`: or whatever they count); with an empty
+    only released ones. Tombstone and RecentCaller: older than `before_ms`. Counter: of the cap `cap_id`, of windows
+    that began before `before_ms`, as long as no place counts in them (`ticks`: or whatever they count); with an empty
     `cap_id` those of caps that are gone.
     """
 
@@ -126,8 +126,8 @@ class Transaction(Protocol):
         ...
 
     def lock_needs(self, needs: Needs, books: Books) -> None:
-        """Lock and load accounts, states of targets and rules, and counters; counters of windows that nobody used yet
-        are made. What `books` has already is not loaded again."""
+        """Lock and load accounts, states of targets and rules, and counters; counters of windows that nobody used yet,
+        and states of targets that were never dialled, are made. What `books` has already is not loaded again."""
         ...
 
     def lock_accounts(self, seller_ids: Iterable[str], books: Books) -> None:
@@ -178,8 +178,11 @@ class Transaction(Protocol):
 
     # --- growth -------------------------------------------------------------------------------------------------------
 
-    def find_outdated(self, what: Outdated, after: Sequence[Any], limit: int) -> Sequence[Sequence[Any]]:
-        """Up to `limit` keys of outdated rows in their order, beyond the key `after` (empty: from the first)."""
+    def find_outdated(
+        self, what: Outdated, after: Sequence[Any], limit: int
+    ) -> tuple[Sequence[Sequence[Any]], Sequence[Any]]:
+        """Walk `limit` rows in the order of their keys, beyond the key `after` (empty: from the first): the keys of
+        those that are outdated, and the key to go on after (empty: that was all)."""
         ...
 
     def drop_outdated(self, what: Outdated, keys: Sequence[Sequence[Any]]) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from capconduit.domain.books import Books
+from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import (
     AnswerReport,
     AttemptReport,
@@ -28,6 +29,7 @@ from capconduit.domain.model import (
     Cdr,
     Counter,
     Did,
+    Event,
     LedgerEntry,
     Rate,
     Rule,
@@ -35,10 +37,11 @@ from capconduit.domain.model import (
     Seller,
     Setting,
     Target,
+    TargetState,
     Tenant,
     Trunk,
 )
-from capconduit.domain.needs import Command, Needs, needs_of
+from capconduit.domain.needs import Command, Needs, caller_key, key_of, needs_of
 from capconduit.ids import ulid
 from capconduit.services.balances import verify_balances
 from capconduit.services.caps import verify_caps
@@ -52,6 +55,7 @@ from capconduit.vocab import (
     CapScope,
     DialStatus,
     DidStatus,
+    EventKind,
     LedgerKind,
     Status,
     Strategy,
@@ -59,6 +63,7 @@ from capconduit.vocab import (
     TrunkKind,
     WindowKind,
 )
+from tests.unit.locked_books import LockedBooks
 
 T0 = 1_772_452_800_000  # 2026-03-02T12:00:00Z, a Monday
 TENANT = "T"
@@ -66,6 +71,17 @@ NODE = "node-1"
 CALLER = "+12125550147"
 DOLLAR = 1_000_000
 MINUTE_MS = 60_000
+# What caps of each scope limit in small_estate(): by id, and as operators name it.
+SCOPE_IDS = {
+    CapScope.SYSTEM: TENANT,
+    CapScope.SELLER: "acme",
+    CapScope.CAMPAIGN: "solar",
+    CapScope.DID: "did+18005550100",
+    CapScope.TRUNK: "carrier",
+    CapScope.TARGET: "buyer1",
+    CapScope.RULE: "solar/buyer1",
+}
+SCOPE_NAMES = {**SCOPE_IDS, CapScope.SYSTEM: "", CapScope.DID: "+18005550100"}
 
 
 class FakeClock:
@@ -376,17 +392,61 @@ class PureTill:
         self.clock = FakeClock(builder.now_ms, seed)
         self.estate = builder.estate()
         self.books = Books(accounts={a.seller_id: a for a in builder.accounts})
+        self.events: list[Event] = []
+        self.batch_changes: list[Changes] = []
 
     def ask(self, command: Command) -> Any:
         """Decide one command and take over its changes."""
-        needs = Needs()
-        needs_of(command, self.estate, self.books, self.clock.now_ms(), needs)
-        for cap_id in needs.buckets:
-            self.books.buckets.setdefault(cap_id, {start for cap, start in self.books.counters if cap == cap_id})
-        answer, changes = decide(command, self.estate, self.books, self.clock.now_ms(), self.clock.new_id)
-        self.changes = changes
-        self.books.apply(changes)
+        return self.batch([command])[0]
+
+    def batch(self, commands: Sequence[Command]) -> list[Any]:
+        """Decide commands on one set of locked rows. `changes` are those of the last, `batch_changes` those of all."""
+        now_ms, needs = self.clock.now_ms(), Needs()
+        callers = {key for command in commands if (key := caller_key(command, self.estate))}
+        locked = LockedBooks(self.books, {key_of(command) for command in commands}, callers, needs)
+        for command in commands:
+            needs_of(command, self.estate, locked, now_ms, needs)
+        locked.lock(self.books)
+        self.batch_changes = []
+        answers = []
+        for command in commands:
+            answer, self.changes = decide(command, self.estate, locked, now_ms, self.clock.new_id)
+            locked.apply(self.changes)
+            self.books.apply(self.changes)
+            self.batch_changes.append(self.changes)
+            self.events.extend(self.changes.events)
+            answers.append(answer)
+        for key in locked.dirty_counters:
+            assert locked.counters[key] == self.books.counters[key]
+        return answers
+
+    def dial(self, command: Command) -> DialAnswer:
+        """An answer that dials."""
+        answer = self.ask(command)
+        assert isinstance(answer, DialAnswer), answer
         return answer
+
+    def reject(self, command: Command) -> RejectAnswer:
+        """An answer that rejects."""
+        answer = self.ask(command)
+        assert isinstance(answer, RejectAnswer), answer
+        return answer
+
+    def told(self, kind: EventKind) -> list[dict[str, Any]]:
+        """The data of all events of a kind so far."""
+        return [json.loads(e.data) for e in self.events if e.kind is kind]
+
+    def state(self, target_id: str) -> TargetState:
+        """What a target has been through."""
+        return self.books.target(TENANT, target_id)
+
+    def active(self, target_id: str) -> int:
+        """Attempts at a target that are under way, counted one by one."""
+        return sum(
+            a.target_id == target_id and a.ended_ms is None
+            for call_id in self.books.calls
+            for a in self.books.attempts[call_id].values()
+        )
 
     def rebuild(self) -> None:
         """The estate has changed: see the builder's rows as they are now."""
@@ -427,7 +487,7 @@ class Till:
 
     def batch(self, commands: Sequence[Command]) -> list[Any]:
         """All commands in one transaction."""
-        return self.store.run(lambda tx: self.engine.work(commands, tx))
+        return self.store.run(lambda tx: self.engine.work(commands, tx), hurry=True)
 
     def ask(self, command: Command) -> Any:
         """One command; an answer that is an exception is raised."""

@@ -16,6 +16,7 @@ from capconduit.units import (
     format_duration,
     format_instant,
     format_micros,
+    format_span,
     instant_ms,
     parse_duration_ms,
     parse_instant,
@@ -195,3 +196,14 @@ def test_division_says_which_way_it_rounds(numerator: int, denominator: int) -> 
 
 def test_a_started_second_counts() -> None:
     assert [seconds_from_ms_ceil(ms) for ms in (0, 1, 999, 1_000, 1_001)] == [0, 1, 1, 1, 2]
+
+
+@given(st.integers(1, 10**12))
+def test_a_span_is_read_back_as_it_was_written(duration_ms: int) -> None:
+    assert parse_duration_ms(format_span(duration_ms)) == duration_ms
+
+
+def test_a_span_names_no_unit_that_is_zero() -> None:
+    assert [format_span(ms) for ms in (3_600_000, 604_800_000, 5_400_000, 90_000, 1, 0)] == [
+        "1h", "7d", "1h30m", "1m30s", "1ms", "0s",
+    ]  # fmt: skip

@@ -1,0 +1,25 @@
+"""Making event rows: what happened, told in the transaction of what it tells of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from capconduit.domain.model import Event
+from capconduit.vocab import EventKind
+
+Ids = Callable[[], str]
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def event(ids: Ids, tenant_id: str, now_ms: int, kind: EventKind, subject: str, **data: object) -> Event:
+    """An event row; `data` becomes its JSON."""
+    return Event(
+        id=ids(),
+        tenant_id=tenant_id,
+        at_ms=now_ms,
+        kind=kind,
+        subject=subject,
+        data=_encode(data),
+    )
