@@ -22,6 +22,12 @@ MAX_BUG_LINE: Final = 500
 _WRITE_FAILURES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
+class ThresholdCrossed(CapConduitError):
+    """What was looked for with a threshold is there: not a failure, but something to act on."""
+
+    exit_code = ExitCode.THRESHOLD
+
+
 def tell(slug: str, message: str, hint: str = "") -> None:
     """Print `error: message [slug]` and `hint: ...` to stderr. Control characters in them are made visible."""
     print(f"error: {printable(message)} [{slug}]", file=sys.stderr)  # noqa: T201  # the one place that tells errors

@@ -9,7 +9,7 @@ import typer
 
 from capconduit_cli.app import CliState
 from capconduit_cli.office import names_in_office
-from capconduit_cli.params import Offer, completer
+from capconduit_cli.params import NONE, Offer, completer
 
 if TYPE_CHECKING:
     from capconduit.services.office import Office
@@ -44,7 +44,19 @@ def _campaigns(made: Office) -> Iterable[Offer]:
 def _targets(made: Office) -> Iterable[Offer]:
     from capconduit.services.targets import list_targets
 
-    return ((target.name, target.address) for target in list_targets(made))
+    return ((view.target.name, view.target.address) for view in list_targets(made))
+
+
+def _schedules(made: Office) -> Iterable[Offer]:
+    from capconduit.services.schedules import list_schedules
+
+    return ((view.schedule.name, view.schedule.hours) for view in list_schedules(made))
+
+
+def _blocks(made: Office) -> Iterable[Offer]:
+    from capconduit.services.blocks import Where, list_blocks
+
+    return ((view.block.pattern, view.block.reason) for view in list_blocks(made, Where()))
 
 
 def _rules(made: Office) -> Iterable[Offer]:
@@ -88,6 +100,8 @@ RATES: Final = names_in_office(_rates)
 TRUNKS: Final = names_in_office(_trunks)
 CAMPAIGNS: Final = names_in_office(_campaigns)
 TARGETS: Final = names_in_office(_targets)
+SCHEDULES: Final = names_in_office(_schedules)
+BLOCKS: Final = names_in_office(_blocks)
 RULES: Final = names_in_office(_rules)
 DIDS: Final = names_in_office(_dids)
 CALLS: Final = names_in_office(_calls)
@@ -115,6 +129,20 @@ def name_option(option: str, names: Names, help: str) -> Any:
     return typer.Option(option, metavar="NAME", help=help, autocompletion=completer(names))
 
 
+def name_or_none_option(option: str, names: Names, help: str) -> Any:
+    """The same, where `none` takes away what was set; the command passes it through `named`."""
+
+    def offered(run: CliState) -> Iterable[Offer]:
+        return [*names(run), NONE]
+
+    return typer.Option(option, metavar=f"NAME|{NONE}", help=help, autocompletion=completer(offered))
+
+
+def named(name: str | None) -> str | None:
+    """The name that was given; empty for `none`, None where nothing was given."""
+    return "" if name is not None and name.lower() == NONE else name
+
+
 def _complete_scope_name(ctx: typer.Context, incomplete: str) -> list[Offer]:
     """Names of what the SCOPE before is about."""
     scope = ctx.params.get("scope")
@@ -127,6 +155,8 @@ RateName = Annotated[str, name_argument(RATES, "RATE", "The rate's name.")]
 TrunkName = Annotated[str, name_argument(TRUNKS, "TRUNK", "The trunk's name.")]
 CampaignName = Annotated[str, name_argument(CAMPAIGNS, "CAMPAIGN", "The campaign's name.")]
 TargetName = Annotated[str, name_argument(TARGETS, "TARGET", "The target's name.")]
+ScheduleName = Annotated[str, name_argument(SCHEDULES, "SCHEDULE", "The schedule's name.")]
+BlockName = Annotated[str, name_argument(BLOCKS, "BLOCK", "Its pattern, in any notation of numbers, or its id.")]
 Number = Annotated[str, name_argument(DIDS, "NUMBER", "The number, in any usual notation.")]
 SettingName = Annotated[str, name_argument(SETTINGS, "SETTING", "The setting's name.")]
 CALL_HELP: Final = (

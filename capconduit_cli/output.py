@@ -49,6 +49,7 @@ class Kind(StrEnum):
     | int | int | 5 | 5 |
     | bool | bool | true | yes |
     | names | sequence of str | ["a", "b"] (CSV: a b) | a, b |
+    | quantity | Quantity | 5, or "25.500000" of money | 5, 8m20s, 25.50 USD |
     | any | whatever JSON has | as it is (CSV: JSON) | as it is |
     """
 
@@ -59,10 +60,43 @@ class Kind(StrEnum):
     INT = "int"
     BOOL = "bool"
     NAMES = "names"
+    QUANTITY = "quantity"
     ANY = "any"
 
 
-_RIGHT: Final = frozenset({Kind.MONEY, Kind.INT, Kind.DURATION})
+class Unit(StrEnum):
+    """What a Quantity counts."""
+
+    CALLS = "calls"
+    SECONDS = "seconds"
+    MONEY = "money"
+
+
+@dataclass(frozen=True, order=True)
+class Quantity:
+    """How much a cap counts or allows: calls, seconds of talk or micros. Rows say `unit` and `currency` beside it."""
+
+    value: int
+    unit: Unit = Unit.CALLS
+    currency: str = ""
+
+    @property
+    def plain(self) -> int | str:
+        """As JSON has it: a number, money as decimal text."""
+        return format_micros(self.value) if self.unit is Unit.MONEY else self.value
+
+    @property
+    def words(self) -> str:
+        """As people read it: talk in minutes and seconds, money with its currency where it has one."""
+        if self.unit is Unit.MONEY:
+            return f"{format_micros(self.value, trim=True)} {self.currency}".rstrip()
+        if self.unit is Unit.SECONDS:
+            sign, seconds = ("-" if self.value < 0 else ""), abs(self.value)
+            return f"{sign}{seconds // 60}m{seconds % 60:02d}s"
+        return str(self.value)
+
+
+_RIGHT: Final = frozenset({Kind.MONEY, Kind.INT, Kind.DURATION, Kind.QUANTITY})
 _CUTTABLE: Final = frozenset({Kind.TEXT, Kind.NAMES, Kind.ANY})
 
 
@@ -253,6 +287,8 @@ def _json(column: Column, value: Any) -> object:
             return bool(value)
         case Kind.NAMES:
             return list(value)
+        case Kind.QUANTITY:
+            return value.plain
         case _:
             return value
 
@@ -288,6 +324,8 @@ def _cell(column: Column, value: Any) -> str:
             return "yes" if value else "no"
         case Kind.NAMES:
             return printable(", ".join(value)) or NO_VALUE
+        case Kind.QUANTITY:
+            return str(value.words)
         case _:
             return printable(_text(column, value))
 

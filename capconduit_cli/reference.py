@@ -28,9 +28,9 @@ METRICS: Final[dict[CapMetric, str]] = {
     CapMetric.ATTEMPTS: "calls that were admitted (on a target or rule: dialled)",
     CapMetric.CONNECTED: "calls that were answered",
     CapMetric.BILLABLE: "answered calls that reached the billable threshold",
-    CapMetric.MINUTES: "minutes of talk; cannot be set yet",
-    CapMetric.SPEND: "money; cannot be set yet",
-    CapMetric.CPS: "new calls per second; cannot be set yet",
+    CapMetric.MINUTES: "minutes of talk; a call reserves what it is funded for and settles to what it used",
+    CapMetric.SPEND: "money that calls cost; a call reserves its hold and settles to its price",
+    CapMetric.CPS: "new calls per second: those of the last second, at any instant",
 }
 
 
@@ -59,7 +59,8 @@ def reference() -> str:
             "",
             "## Cap metrics",
             "",
-            f"Windows: {windows}, in the time zone of what is limited; `concurrent` has none.",
+            f"Windows: {windows}. Those of the calendar are in the time zone of what is limited, `rolling:1h` looks",
+            "back from now; `concurrent` and `cps` have none.",
             "",
             *_table(("metric", "counts"), METRICS.items()),
             "",

@@ -5,21 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from capconduit.units import format_duration, format_instant, format_micros
-from capconduit.vocab import REJECTS, EventKind, HoldState, PlaceState, RejectCode, WindowKind
+from capconduit.units import format_duration, format_instant, format_micros, format_span
+from capconduit.vocab import (
+    CAUSE_ANSWERED_ELSEWHERE,
+    REJECTS,
+    CapMetric,
+    CapScope,
+    EventKind,
+    HoldState,
+    PlaceState,
+    RejectCode,
+    WindowKind,
+)
+from capconduit_cli.output import Quantity, Unit
 
 if TYPE_CHECKING:
     from capconduit.domain.model import Attempt, Cdr, Event, Hold, LedgerEntry
+    from capconduit.domain.rating import Tariff
     from capconduit.domain.trace import Check
     from capconduit.services.calls import PlaceView, Story
 
 MS_PER_SECOND: Final = 1_000
 LONG_MS: Final = 600_000  # from here on instants are told without milliseconds
+_RESTED_BY_HAND: Final = "rested after 0 failures"
 
 # Numbers of the checks that are money; a trace keeps them as micros.
 _MONEY_DETAILS: Final = frozenset({"balance", "credit_limit", "held", "available", "minimum", "hold"})
-# The first decision's trace ends with this check; what follows was checked when an attempt had failed.
-_LAST_CHECK: Final = "strategy"
+_CAP_NUMBERS: Final = ("used", "in_flight", "limit")
+# The first decision's trace ends with these checks; what follows was checked when an attempt had failed.
+_LAST_CHECKS: Final = ("strategy", "hold")
+_UNITS: Final[Mapping[str, Unit]] = {CapMetric.MINUTES: Unit.SECONDS, CapMetric.SPEND: Unit.MONEY}
+_BLOCKED_FOR: Final[Mapping[str, str]] = {
+    CapScope.SYSTEM: "for everybody",
+    CapScope.SELLER: "for this seller",
+    CapScope.CAMPAIGN: "for this campaign",
+}
 
 
 # JSON --------------------------------------------------------------------------------------------------------------
@@ -27,8 +47,9 @@ _LAST_CHECK: Final = "strategy"
 
 def check_json(check: Check) -> dict[str, Any]:
     """A check as JSON: its name, whether it passed, and its numbers; money as decimal text."""
+    money_keys = {*_MONEY_DETAILS, *(_CAP_NUMBERS if check.detail.get("metric") == CapMetric.SPEND else ())}
     details = {
-        key: format_micros(value) if key in _MONEY_DETAILS and type(value) is int else value
+        key: format_micros(value) if key in money_keys and type(value) is int else value
         for key, value in check.detail.items()
     }
     if details.get("window") == WindowKind.NONE:
@@ -49,7 +70,50 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
         "ended": _instant(attempt.ended_ms),
         "dialstatus": attempt.dialstatus,
         "hangup_cause": attempt.hangup_cause,
+        "round": attempt.round or attempt.number,
+        "rate": tariff_json(_tariff(attempt.tariff)),
+        "payout_rate": tariff_json(_tariff(attempt.payout)),
     }
+
+
+def tariff_json(tariff: Tariff | None) -> dict[str, Any] | None:
+    """Prices as JSON, as they stood; `then_…` are null where there is one price."""
+    if tariff is None:
+        return None
+    return {
+        "connect_fee": format_micros(tariff.connect_fee_micros),
+        "per_minute": format_micros(tariff.per_minute_micros),
+        "increment": f"{tariff.first_s}/{tariff.step_s}",
+        "billable_threshold_ms": tariff.billable_threshold_ms,
+        "then_per_minute": format_micros(tariff.then_per_minute_micros) if tariff.then_after_s else None,
+        "then_after_ms": tariff.then_after_s * MS_PER_SECOND if tariff.then_after_s else None,
+    }
+
+
+def rate_of(cdr: Cdr) -> Tariff:
+    """The prices that a call was charged by."""
+    from capconduit.domain.rating import Tariff  # lists of calls in other forms do not need it
+
+    return Tariff(
+        connect_fee_micros=cdr.connect_fee_micros,
+        per_minute_micros=cdr.per_minute_micros,
+        first_s=cdr.first_s,
+        step_s=cdr.step_s,
+        billable_threshold_ms=cdr.billable_threshold_ms,
+        then_after_s=cdr.then_after_s,
+        then_per_minute_micros=cdr.then_per_minute_micros,
+    )
+
+
+def payout_of(cdr: Cdr) -> Tariff | None:
+    """The prices that the target's side is paid by; None where it is paid nothing."""
+    return _tariff(cdr.payout_tariff)
+
+
+def _tariff(text: str) -> Tariff | None:
+    from capconduit.domain.tariffs import load_tariff
+
+    return load_tariff(text) if text else None
 
 
 def story_json(story: Story, call: dict[str, Any] | None, cdr: dict[str, Any] | None) -> dict[str, Any]:
@@ -82,7 +146,8 @@ def _place_json(view: PlaceView) -> dict[str, Any]:
         "counts": view.counts or None,
         "cap_id": place.cap_id,
         "state": place.state,
-        "counted": place.counted,
+        "amount": _quantity(view.metric, place.amount).plain,
+        "counted": _quantity(view.metric, place.counted).plain,
         "reason": place.reason,
     }
 
@@ -128,6 +193,22 @@ def money(micros: int, currency: str) -> str:
     return f"{format_micros(micros, trim=True)} {currency}".rstrip()
 
 
+def tariff_words(tariff: Tariff) -> str:
+    """`0.20/min by 60/60 + 0.05`, `0.20/min, 0.10/min beyond 60s, by 60/60`."""
+    fee = f" + {money(tariff.connect_fee_micros, '')}" if tariff.connect_fee_micros else ""
+    then = (
+        f", {money(tariff.then_per_minute_micros, '')}/min beyond {tariff.then_after_s}s,"
+        if tariff.then_after_s
+        else ""
+    )
+    return f"{money(tariff.per_minute_micros, '')}/min{then} by {tariff.first_s}/{tariff.step_s}{fee}"
+
+
+def _quantity(metric: str | None, value: int, currency: str = "") -> Quantity:
+    unit = _UNITS.get(metric or "", Unit.CALLS)
+    return Quantity(value, unit, currency if unit is Unit.MONEY else "")
+
+
 def check_lines(checks: Iterable[Check], currency: str) -> Iterator[str]:
     """One line for each check: whether it passed, its name, its numbers."""
     for check in checks:
@@ -148,6 +229,18 @@ def _check_words(check: Check, currency: str) -> str:
                 return f"the number is withheld; policy: {d['policy']}"
             case "caller.number":
                 return f"{d['received']!r} is no number; policy: {d['policy']}"
+            case "caller.blocked":
+                why = f" ({d['why']})" if d["why"] else ""
+                return f"blocked {_BLOCKED_FOR.get(d['scope'], '')}: {d['pattern']}{why}"
+            case "caller.attestation":
+                verdict = f", {d['verdict']}" if d["verdict"] else ""
+                return f"at least {d['required']} is required; the call has {d['attestation'] or 'none'}{verdict}"
+            case "caller.duplicate":
+                return _duplicate_words(d)
+            case "campaign.schedule":
+                return f"{'open' if check.ok else 'closed'} at this time in {d['zone']}"
+            case "hold":
+                return f"holds {money(d['hold'], currency)} for {d['funded_s']}s of talk by rate {d['rate']}"
             case "seller":
                 return f"{d['seller']} is {'active' if check.ok else 'suspended'}"
             case "balance":
@@ -155,12 +248,13 @@ def _check_words(check: Check, currency: str) -> str:
             case "campaign":
                 return f"{d['campaign']} is {d['status']}"
             case "target":
-                return f"{d['target']}: {d['why']}"
+                return f"{d['target']}: {why_words(d['why'])}"
             case "strategy":
                 return f"{d['strategy']}: {', '.join(d['order'])}"
             case name if name.startswith("cap."):
                 counts = d["metric"] if d["window"] == WindowKind.NONE else f"{d['metric']}/{d['window']}"
-                return f"{d['subject']} {counts}: {d['used']}/{d['in_flight']}/{d['limit']}"
+                used, in_flight, limit = (_quantity(d["metric"], d[key]).words for key in _CAP_NUMBERS)
+                return f"{d['subject']} {counts}: {used}/{in_flight}/{limit}"
     except (KeyError, TypeError):
         pass  # a trace that another version wrote: its numbers are shown as they are
     return ", ".join(f"{key} {value}" for key, value in d.items())
@@ -171,9 +265,19 @@ def _balance_words(d: Mapping[str, Any], currency: str) -> str:
     words = (
         f"available {money(d['available'], currency)} = {money(d['balance'], '')}{credit} - held {money(d['held'], '')}"
     )
-    if d["hold"]:
-        return f"{words}; holds {money(d['hold'], currency)} for {d['funded_s']}s (at least {money(d['minimum'], '')})"
     return f"{words}; needs at least {money(d['minimum'], currency)}"
+
+
+def _duplicate_words(d: Mapping[str, Any]) -> str:
+    window = format_span(d["window_s"] * MS_PER_SECOND)
+    if d["ago_s"] is None:
+        return f"no call of this caller in {window}"
+    return f"last call {d['last_call']} was {format_duration(d['ago_s'] * MS_PER_SECOND)} ago; one in {window} is taken"
+
+
+def why_words(why: str) -> str:
+    """Why a target was passed by."""
+    return "rested by an operator" if why == _RESTED_BY_HAND else why
 
 
 def reject_words(code: str, reason: str) -> str:
@@ -220,7 +324,7 @@ def story_lines(story: Story) -> Iterator[str]:
         yield f"  {_since(at_ms - arrived_ms)}  {title}"
         yield from (f"{'':14}{line}" for line in lines)
     yield from _money_lines(story, currency)
-    yield from _place_lines(story.places)
+    yield from _place_lines(story.places, call.state if call else "", currency)
 
 
 Mark = tuple[int, str, Sequence[str]]
@@ -261,9 +365,9 @@ def _decision_marks(story: Story, currency: str) -> Iterator[Mark]:
     call, cdr = (story.call.call if story.call else None), story.cdr
     head = call or cdr
     assert head is not None  # see story_lines
-    names = [check.name for check in story.checks]
-    first = names.index(_LAST_CHECK) + 1 if _LAST_CHECK in names else len(names)
-    verdict = f"dial {story.attempts[0].target_name}" if story.attempts else "reject"
+    first = _first_decision([check.name for check in story.checks])
+    legs = " and ".join(leg.target_name for leg in _legs(story.attempts, 1))
+    verdict = f"dial {legs}" if story.attempts else "reject"
     title = f"decided: {verdict} (caps are used/in flight/limit)"
     yield head.decided_ms, title, list(check_lines(story.checks[:first], currency))
     later = list(check_lines(story.checks[first:], currency))
@@ -272,16 +376,41 @@ def _decision_marks(story: Story, currency: str) -> Iterator[Mark]:
         yield (failed[0] if failed else head.decided_ms), "checked again after attempts that failed", later
 
 
-def _attempt_marks(attempts: Iterable[Attempt]) -> Iterator[Mark]:
+def _first_decision(names: Sequence[str]) -> int:
+    """How many checks the first decision made."""
+    last, then = _LAST_CHECKS
+    if last not in names:
+        return len(names)
+    end = names.index(last) + 1
+    return end + 1 if names[end : end + 1] == [then] else end
+
+
+def _legs(attempts: Iterable[Attempt], first: int) -> list[Attempt]:
+    """The attempts that rang at once with the one of this number."""
+    return [a for a in attempts if first in (a.round, a.number)]
+
+
+def _attempt_marks(attempts: Sequence[Attempt]) -> Iterator[Mark]:
     for a in attempts:
-        yield a.started_ms, f"attempt {a.number}: {a.target_name}, {a.dial}, may ring {a.ring_s}s", ()
+        beside = [str(leg.number) for leg in _legs(attempts, a.round or a.number) if leg is not a]
+        at_once = f", at once with {' and '.join(beside)}" if beside else ""
+        title = f"attempt {a.number}: {a.target_name}, {a.dial}, may ring {a.ring_s}s{at_once}"
+        yield a.started_ms, title, _price_lines(a)
         if a.rang_ms is not None:
             yield a.rang_ms, f"attempt {a.number} rings", ()
         if a.answered_ms is not None:
             yield a.answered_ms, f"attempt {a.number} is answered", ()
+        elif a.ended_ms is not None and a.hangup_cause == CAUSE_ANSWERED_ELSEWHERE:
+            yield a.ended_ms, f"attempt {a.number} ends: another one answered", ()
         elif a.ended_ms is not None:
             status = a.dialstatus or "no DIALSTATUS"
             yield a.ended_ms, f"attempt {a.number} ends: {status}, hangup cause {a.hangup_cause}", ()
+
+
+def _price_lines(attempt: Attempt) -> Sequence[str]:
+    """What the attempt costs and pays out, where it pays out."""
+    rate, payout = _tariff(attempt.tariff), _tariff(attempt.payout)
+    return [f"costs {tariff_words(rate)}; pays out {tariff_words(payout)}"] if rate and payout else ()
 
 
 def _event_marks(story: Story, currency: str) -> Iterator[Mark]:
@@ -308,20 +437,28 @@ def _end_mark(cdr: Cdr) -> tuple[str, Sequence[str]]:
     if cdr.answered_ms is not None:
         lines.append(f"talk {format_duration(cdr.talk_ms)}, rang {format_duration(cdr.ring_ms)}")
         lines.append(_price_words(cdr))
+        lines += _payout_lines(cdr)
     if cdr.written_off_micros:
         lines.append(f"{money(cdr.written_off_micros, cdr.currency)} written off: there was no more money for it")
     return title, lines
 
 
+def _payout_lines(cdr: Cdr) -> Sequence[str]:
+    payout = payout_of(cdr)
+    if payout is None:
+        return ()
+    margin = money(cdr.amount_micros - cdr.payout_micros, cdr.currency)
+    return [f"pays out {money(cdr.payout_micros, cdr.currency)} at {tariff_words(payout)}; margin {margin}"]
+
+
 def _price_words(cdr: Cdr) -> str:
-    fee = f" + {money(cdr.connect_fee_micros, '')}" if cdr.connect_fee_micros else ""
-    rate = f"{money(cdr.per_minute_micros, '')}/min by {cdr.first_s}/{cdr.step_s}{fee}"
     if not cdr.billable:
         return f"not billable: shorter than {format_duration(cdr.billable_threshold_ms)}"
     after = (
         "" if cdr.balance_after_micros is None else f"; balance then {money(cdr.balance_after_micros, cdr.currency)}"
     )
-    return f"billed {cdr.billed_seconds}s at {rate} = {money(cdr.amount_micros, cdr.currency)}{after}"
+    amount = money(cdr.amount_micros, cdr.currency)
+    return f"billed {cdr.billed_seconds}s at {tariff_words(rate_of(cdr))} = {amount}{after}"
 
 
 def _money_lines(story: Story, currency: str) -> Iterator[str]:
@@ -340,7 +477,7 @@ def _money_lines(story: Story, currency: str) -> Iterator[str]:
         )
 
 
-def _place_lines(places: Sequence[PlaceView]) -> Iterator[str]:
+def _place_lines(places: Sequence[PlaceView], state: str, currency: str) -> Iterator[str]:
     if not places:
         return
     yield ""
@@ -350,9 +487,15 @@ def _place_lines(places: Sequence[PlaceView]) -> Iterator[str]:
         cap = f"{view.scope} {view.subject} {view.counts}" if view.scope else f"cap {place.cap_id} (cleared since)"
         of = f", attempt {place.attempt}" if place.attempt else ""
         if place.state is not PlaceState.RELEASED:
-            fate = f"in flight ({place.state})"
+            fate = f"{_how_much(view, place.amount, currency)}in flight ({state})"
         elif place.counted:
-            fate = f"used ({place.reason})"
+            fate = f"{_how_much(view, place.counted, currency)}used ({place.reason})"
         else:
             fate = f"given back ({place.reason})"
         yield f"  {cap}{of}: {fate}"
+
+
+def _how_much(view: PlaceView, amount: int, currency: str) -> str:
+    """The amount of a place in a cap by minutes or spend; a place by calls is one."""
+    quantity = _quantity(view.metric, amount, currency)
+    return "" if quantity.unit is Unit.CALLS else f"{quantity.words} "

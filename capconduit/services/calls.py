@@ -25,9 +25,10 @@ from capconduit.domain.model import (
 )
 from capconduit.domain.numbers import to_e164
 from capconduit.domain.trace import Check, load_trace
+from capconduit.domain.usage import window_text
 from capconduit.errors import NotFound, Refused
 from capconduit.services.office import Desk, Office, label
-from capconduit.vocab import CapScope, HoldState, WindowKind
+from capconduit.vocab import CapMetric, CapScope, HoldState
 
 CDR_PAGE: Final = 1_000  # more calls than can arrive within one millisecond
 RECENT_CALLS: Final = 1_000  # settled calls that are looked through for the beginning or end of an id
@@ -44,7 +45,10 @@ _KIND_OF_SCOPE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class CallView:
-    """A live call with the names it belongs to, its current attempt and its hold."""
+    """A live call with the names it belongs to and its hold.
+
+    `target` is where it talks, or what is dialled: several that ring at once are joined by `&`.
+    """
 
     call: Call
     seller: str
@@ -62,6 +66,7 @@ class PlaceView:
     scope: str
     subject: str
     counts: str
+    metric: CapMetric | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +212,11 @@ def _with_part(ids: Iterable[tuple[str, str]], part: str) -> Iterable[str]:
 def _place_view(desk: Desk, place: Place) -> PlaceView:
     cap = desk.tx.find(Cap, desk.tenant_id, id=place.cap_id)
     if cap is None:
-        return PlaceView(place, "", "", "")
-    counts = cap.metric if cap.window_kind is WindowKind.NONE else f"{cap.metric}/{cap.window_kind}"
-    return PlaceView(place, cap.scope, _limited(desk, cap), counts)
+        return PlaceView(place, "", "", "", None)
+    window = window_text(cap)
+    return PlaceView(
+        place, cap.scope, _limited(desk, cap), f"{cap.metric}/{window}" if window else cap.metric, cap.metric
+    )
 
 
 def _limited(desk: Desk, cap: Cap) -> str:
@@ -237,11 +244,14 @@ class _Names:
         self._desk = desk
 
     def view(self, call: Call) -> CallView:
-        attempt = self._desk.tx.find(Attempt, self._desk.tenant_id, call_id=call.id, number=call.attempt)
+        attempts = self._desk.tx.rows(Attempt, self._desk.tenant_id, call_id=call.id)
+        now = [a for a in attempts if a.number == call.leg] or [
+            a for a in attempts if call.attempt in (a.round, a.number)
+        ]
         return CallView(
             call=call,
             seller=self._sellers.get(call.seller_id, ""),
             campaign=self._campaigns.get(call.campaign_id, ""),
-            target=attempt.target_name if attempt else "",
+            target="&".join(a.target_name for a in now),
             hold_micros=self._holds.get(call.id, 0),
         )

@@ -6,25 +6,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from capconduit.domain.model import Campaign, Did, Rate, Rule, Seller
+from capconduit.domain.model import Campaign, Did, Rate, Rule, Schedule, Seller
 from capconduit.errors import Refused, UsageError
+from capconduit.services.blocks import remove_blocks_of
 from capconduit.services.caps import remove_caps_of
 from capconduit.services.office import Desk, Office, check_name
-from capconduit.vocab import CampaignStatus, CapScope, Strategy
+from capconduit.services.rates import check_same_currency
+from capconduit.services.schedules import schedule_or_none
+from capconduit.units import MS_PER_SECOND, format_span
+from capconduit.vocab import Attestation, CampaignStatus, CapScope, Strategy
 
 DEFAULT_RING_BUDGET_MS: Final = 90_000
 DEFAULT_MAX_DURATION_MS: Final = 4 * 3_600_000
 MAX_DURATION_MS: Final = 24 * 3_600_000
 MAX_ATTEMPTS: Final = 20
+_DAY_MS: Final = 86_400_000
+MAX_DUPLICATE_WINDOW_MS: Final = 366 * _DAY_MS
+ANONYMOUS_POLICIES: Final = ("allow", "reject")  # of a campaign or a setting; a campaign's may be empty
 
 
 @dataclass(frozen=True, slots=True)
 class CampaignView:
-    """A campaign with the names of its seller and rate, and how many DIDs and rules it has."""
+    """A campaign with the names of its seller, rate and schedule (empty: always open), and how many DIDs and rules it
+    has."""
 
     campaign: Campaign
     seller: str
     rate: str
+    schedule: str
     dids: int
     rules: int
 
@@ -40,7 +49,21 @@ def check_numbers(fields: dict[str, Any]) -> dict[str, Any]:
     for name, (low, high, what) in bounds.items():
         if name in fields and not low <= fields[name] <= high:
             raise UsageError("number-out-of-range", f"{fields[name]} {what}: too few or too many", f"{low} to {high}")
+    window_ms = fields.get("duplicate_window_ms", 0)
+    if window_ms and not MS_PER_SECOND <= window_ms <= MAX_DUPLICATE_WINDOW_MS:
+        raise UsageError(
+            "duplicate-window-invalid",
+            f"callers cannot be kept out for {format_span(window_ms)}",
+            f"give 1s to {MAX_DUPLICATE_WINDOW_MS // _DAY_MS}d, or none",
+        )
     return fields
+
+
+def check_policies(fields: dict[str, Any]) -> None:
+    """Who may call: words that exist, or empty for what the settings say. Raises UsageError."""
+    for name, words in (("anonymous_callers", ANONYMOUS_POLICIES), ("min_attestation", tuple(Attestation))):
+        if fields.get(name, "") not in ("", *words):
+            raise UsageError("policy-invalid", f"{fields[name]!r} is not possible here", f"use {', '.join(words)}")
 
 
 def add_campaign(
@@ -54,19 +77,26 @@ def add_campaign(
     max_attempts: int | None = None,
     ring_budget_ms: int = DEFAULT_RING_BUDGET_MS,
     max_duration_ms: int = DEFAULT_MAX_DURATION_MS,
+    schedule: str = "",
+    duplicate_window_ms: int = 0,
+    anonymous_callers: str = "",
+    min_attestation: str = "",
 ) -> CampaignView:
     """A new, active campaign. Raises UsageError, NotFound, Refused (the rate is kept in another currency)."""
     check_name("campaign", name)
+    check_policies({"anonymous_callers": anonymous_callers, "min_attestation": min_attestation})
 
     def work(desk: Desk) -> CampaignView:
         seller_row, rate_row = desk.named(Seller, seller), desk.named(Rate, rate)
-        _same_currency(seller_row, rate_row)
+        check_same_currency(seller_row, rate_row)
+        schedule_row = schedule_or_none(desk, schedule)
         numbers = check_numbers(
             {
                 "billable_threshold_ms": billable_threshold_ms,
                 "max_attempts": desk.settings().default_max_attempts if max_attempts is None else max_attempts,
                 "ring_budget_ms": ring_budget_ms,
                 "max_duration_ms": max_duration_ms,
+                "duplicate_window_ms": duplicate_window_ms,
             }
         )
         campaign = Campaign(
@@ -76,10 +106,9 @@ def add_campaign(
             rate_id=rate_row.id,
             status=CampaignStatus.ACTIVE,
             strategy=strategy,
-            schedule_id=None,
-            duplicate_window_ms=0,
-            anonymous_callers="",
-            min_attestation="",
+            schedule_id=schedule_row.id if schedule_row else None,
+            anonymous_callers=anonymous_callers,
+            min_attestation=min_attestation,
             **numbers,
         )
         desk.add("campaign", campaign)
@@ -103,9 +132,13 @@ def show_campaign(office: Office, name: str) -> CampaignView:
     return office.read(lambda desk: _view(desk, desk.named(Campaign, name)))
 
 
-def set_campaign(office: Office, name: str, *, rate: str | None = None, **fields: Any) -> CampaignView:
-    """Change the rate, strategy, status or numbers; live calls keep what they began with."""
+def set_campaign(
+    office: Office, name: str, *, rate: str | None = None, schedule: str | None = None, **fields: Any
+) -> CampaignView:
+    """Change the rate, schedule (empty: none), strategy, status, numbers or policies; live calls keep what they began
+    with."""
     check_numbers(fields)
+    check_policies(fields)
 
     def work(desk: Desk) -> CampaignView:
         campaign = desk.named(Campaign, name)
@@ -114,8 +147,11 @@ def set_campaign(office: Office, name: str, *, rate: str | None = None, **fields
             rate_row = desk.named(Rate, rate)
             seller = desk.tx.find(Seller, desk.tenant_id, id=campaign.seller_id)
             assert seller is not None  # a foreign key holds it
-            _same_currency(seller, rate_row)
+            check_same_currency(seller, rate_row)
             changed = replace(changed, rate_id=rate_row.id)
+        if schedule is not None:
+            schedule_row = schedule_or_none(desk, schedule)
+            changed = replace(changed, schedule_id=schedule_row.id if schedule_row else None)
         desk.change("campaign", campaign, changed)
         return _view(desk, changed)
 
@@ -135,18 +171,10 @@ def remove_campaign(office: Office, name: str) -> None:
         if desk.tx.live_call_keys(desk.tenant_id, campaign_id=campaign.id):
             raise Refused("campaign-in-use", f"campaign {name!r} has live calls", "pause it and wait for their end")
         remove_caps_of(desk, CapScope.CAMPAIGN, campaign.id)
+        remove_blocks_of(desk, CapScope.CAMPAIGN, campaign.id)
         desk.remove("campaign", campaign, "release its DIDs and remove its rules first")
 
     office.change(work)
-
-
-def _same_currency(seller: Seller, rate: Rate) -> None:
-    if seller.currency != rate.currency:
-        raise Refused(
-            "currency-mismatch",
-            f"seller {seller.name!r} is kept in {seller.currency}, rate {rate.name!r} in {rate.currency}",
-            f"use a rate in {seller.currency}",
-        )
 
 
 class _Names:
@@ -155,6 +183,7 @@ class _Names:
     def __init__(self, desk: Desk) -> None:
         self._sellers = {s.id: s.name for s in desk.tx.rows(Seller, desk.tenant_id)}
         self._rates = {r.id: r.name for r in desk.tx.rows(Rate, desk.tenant_id)}
+        self._schedules = {s.id: s.name for s in desk.tx.rows(Schedule, desk.tenant_id)}
         self._dids: dict[str | None, int] = {}
         self._rules: dict[str | None, int] = {}
         for did in desk.tx.rows(Did, desk.tenant_id):
@@ -167,6 +196,7 @@ class _Names:
             campaign,
             self._sellers[campaign.seller_id],
             self._rates[campaign.rate_id],
+            self._schedules.get(campaign.schedule_id or "", ""),
             self._dids.get(campaign.id, 0),
             self._rules.get(campaign.id, 0),
         )

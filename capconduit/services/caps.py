@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from capconduit.domain.books import Books, Changes, CounterKey
 from capconduit.domain.estate import Estate, ZonedCap
-from capconduit.domain.model import Call, Campaign, Cap, Counter, Did, Place, Rule, Seller, Target, Trunk
+from capconduit.domain.model import Call, Campaign, Cap, Counter, Did, Place, Rule, Seller, Target, TargetState, Trunk
 from capconduit.domain.needs import Needs
 from capconduit.domain.numbers import parse_number
 from capconduit.domain.rating import SECONDS_PER_MINUTE
@@ -29,17 +30,24 @@ _LIMIT = re.compile(r"^(none|[\d.,]+)\s*([A-Za-z]{3})?(?:\s*/\s*([a-z]+)(?::([0-
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit as it is asked for: in calls, seconds or micros as Cap.limit_value; `value` None takes the cap away."""
+    """A limit as it is asked for: in calls, seconds or micros as Cap.limit_value; `value` None takes the cap away.
+
+    `currency` is the one that was written behind an amount, empty where none was.
+    """
 
     metric: CapMetric
     window: WindowKind
     value: int | None
     window_ms: int = 0
+    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CapView:
-    """A cap with what it has used in the window of now. `resets_ms` None: never."""
+    """A cap with what it has used in the window of now. `resets_ms` None: never.
+
+    `currency` is that of a cap by spend, empty where what it limits has none (the system, a target, a trunk).
+    """
 
     cap: Cap
     subject: str
@@ -47,11 +55,16 @@ class CapView:
     used: int
     in_flight: int
     resets_ms: int | None
+    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CapDrift:
-    """A counter that is not what its places say."""
+    """A counter that is not what its places say.
+
+    With `of_target` it is the number of a target's attempts under way, which the strategy fewest-active goes by:
+    `in_flight` stands there, `open` are those of live calls.
+    """
 
     cap: Cap | None
     cap_id: str
@@ -61,6 +74,7 @@ class CapDrift:
     in_flight: int
     counted: int
     open: int
+    of_target: bool = False
 
 
 def parse_limit(metric: CapMetric, text: str) -> Limit:
@@ -83,7 +97,8 @@ def parse_limit(metric: CapMetric, text: str) -> Limit:
         return Limit(metric, WindowKind.NONE, value)
     if window not in WINDOWS or (length is not None) != (window == WindowKind.ROLLING):
         raise UsageError("limit-invalid", f"{text!r} names no window", form)
-    return Limit(metric, WindowKind(window), value, _rolling_ms(length, text, form) if length else 0)
+    window_ms = _rolling_ms(length, text, form) if length else 0
+    return Limit(metric, WindowKind(window), value, window_ms, (currency or "").upper())
 
 
 WINDOWS: Final = frozenset(w.value for w in WindowKind if w is not WindowKind.NONE)
@@ -158,10 +173,47 @@ def set_caps(office: Office, scope: CapScope, name: str, limits: Sequence[Limit]
     def work(desk: Desk) -> Sequence[CapView]:
         scope_id = find_scope(desk, scope, name)
         for limit in limits:
+            _check_currency(desk, scope, scope_id, limit)
             _set_one(desk, scope, scope_id, name, limit)
         return _views(desk, desk.tx.load_estate(), [c.id for c in _caps_of(desk, scope, scope_id)])
 
     return office.change(work)
+
+
+def _check_currency(desk: Desk, scope: CapScope, scope_id: str, limit: Limit) -> None:
+    """A currency that was named is that of what is limited. Raises UsageError."""
+    if not limit.currency:
+        return
+    currency = _currency_of(desk, scope, scope_id)
+    if not currency:
+        raise UsageError(
+            "currency-mismatch",
+            f"a cap on a {scope} has no currency: it counts the calls of all sellers",
+            f"write the amount without {limit.currency}",
+        )
+    if limit.currency != currency:
+        raise UsageError(
+            "currency-mismatch", f"the limit is in {limit.currency}, not in {currency}", f"give it in {currency}"
+        )
+
+
+def _currency_of(desk: Desk, scope: CapScope, scope_id: str) -> str:
+    """The currency that calls counted by a scope are paid in; empty where that may be any."""
+    seller_id: str | None = None
+    match scope:
+        case CapScope.SELLER:
+            seller_id = scope_id
+        case CapScope.CAMPAIGN:
+            campaign = desk.tx.find(Campaign, desk.tenant_id, id=scope_id)
+            seller_id = campaign.seller_id if campaign else None
+        case CapScope.RULE:
+            rule = desk.tx.find(Rule, desk.tenant_id, id=scope_id)
+            return _currency_of(desk, CapScope.CAMPAIGN, rule.campaign_id) if rule else ""
+        case CapScope.DID:
+            did = desk.tx.find(Did, desk.tenant_id, id=scope_id)
+            seller_id = did.seller_id if did else None
+    seller = desk.tx.find(Seller, desk.tenant_id, id=seller_id) if seller_id else None
+    return seller.currency if seller else ""
 
 
 def clear_caps(office: Office, scope: CapScope, name: str) -> int:
@@ -196,10 +248,14 @@ def cap_usage(office: Office, scope: CapScope | None = None, name: str = "") -> 
 
 
 def verify_caps(office: Office, *, fix: bool = False) -> Sequence[CapDrift]:
-    """Counters that differ from their places; `fix` sets them right, in the same transaction that found them."""
+    """Counters that differ from their places, and targets whose attempts under way are not those of live calls.
+
+    `fix` sets them right, in the same transaction that found them.
+    """
 
     def work(desk: Desk) -> Sequence[CapDrift]:
         estate = desk.tx.load_estate()
+        of_targets = _verify_targets(desk, fix=fix)
         sums = desk.tx.place_sums(desk.tenant_id)
         counters = {(c.cap_id, c.window_start_ms): c for c in desk.tx.rows(Counter, desk.tenant_id)}
         none = Books()
@@ -216,11 +272,35 @@ def verify_caps(office: Office, *, fix: bool = False) -> Sequence[CapDrift]:
                 if fix:
                     put = desk.tx.update if key in counters else desk.tx.insert
                     put(replace(counter, used=counter.base + counted, in_flight=still_open))
+        drifts += of_targets
         if fix and drifts:
             desk.changed("cap.verify", f"{len(drifts)} counters set right", None, None)
         return drifts
 
     return office.change(work) if fix else office.read(work)
+
+
+def _verify_targets(desk: Desk, *, fix: bool) -> list[CapDrift]:
+    """Targets whose `active` is not the number of the attempts under way there. (Only live calls have any.)"""
+    live = Books()
+    desk.tx.lock_calls(desk.tx.live_call_keys(desk.tenant_id), live)
+    under_way = Tally(a.target_id for own in live.attempts.values() for a in own.values() if a.ended_ms is None)
+    books = Books()
+    known = {s.target_id for s in desk.tx.rows(TargetState, desk.tenant_id)}
+    desk.tx.lock_needs(Needs(targets=known | under_way.keys()), books)
+    names = {t.id: t.name for t in desk.tx.rows(Target, desk.tenant_id)}
+    drifts = []
+    for target_id in sorted(known | under_way.keys()):
+        state = books.target(desk.tenant_id, target_id)
+        if state.active == under_way[target_id]:
+            continue
+        subject = names.get(target_id, "a target that was removed")
+        drifts.append(CapDrift(None, target_id, subject, 0, 0, state.active, 0, under_way[target_id], of_target=True))
+        if fix:
+            books.apply(Changes(targets=[replace(state, active=under_way[target_id])]))
+    if fix:
+        desk.tx.write(books)
+    return drifts
 
 
 def remove_caps_of(desk: Desk, scope: CapScope, scope_id: str) -> None:
@@ -422,6 +502,11 @@ def _views(desk: Desk, estate: Estate, cap_ids: Sequence[str]) -> Sequence[CapVi
                 used=used,
                 in_flight=in_flight,
                 resets_ms=None if end_ms == FOREVER_MS else end_ms,
+                currency=(
+                    _currency_of(desk, zoned.cap.scope, zoned.cap.scope_id)
+                    if zoned.cap.metric is CapMetric.SPEND
+                    else ""
+                ),
             )
         )
     return sorted(views, key=lambda v: (v.cap.scope, v.subject, v.cap.metric, v.cap.window_kind, v.cap.window_ms))

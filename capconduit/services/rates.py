@@ -11,7 +11,7 @@ from capconduit.domain.model import Rate, Seller
 from capconduit.errors import Refused, UsageError
 from capconduit.services.office import Desk, Office, check_name
 from capconduit.services.sellers import check_currency
-from capconduit.units import MS_PER_SECOND, format_duration, format_micros
+from capconduit.units import MS_PER_SECOND, format_micros, format_span
 
 MAX_INCREMENT_S: Final = 86_400
 MAX_THEN_AFTER_S: Final = 86_400
@@ -51,7 +51,7 @@ def check_then_after(after_ms: int) -> int:
     if rest_ms or not 1 <= after_s <= MAX_THEN_AFTER_S:
         raise UsageError(
             "then-after-invalid",
-            f"a second price cannot begin after {format_duration(after_ms)}",
+            f"a second price cannot begin after {format_span(after_ms)}",
             f"give whole seconds, 1s to {MAX_THEN_AFTER_S}s",
         )
     return after_s
@@ -96,9 +96,9 @@ def add_rate(
     return office.change(work)
 
 
-def _second_step(name: str, known_s: int, price_micros: int | None, after_ms: int | None) -> dict[str, int]:
+def _second_step(name: str, known_s: int, price_micros: int | None, after_ms: int | None) -> dict[str, Any]:
     """What is to be changed of a rate's second step; one that has none (`known_s` 0) gets both or nothing."""
-    changed = {}
+    changed: dict[str, Any] = {}
     if price_micros is not None:
         changed["then_per_minute_micros"] = check_price("price of a minute", price_micros)
     if after_ms is not None:

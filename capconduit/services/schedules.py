@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from capconduit.domain.model import Campaign, Schedule, Target
 from capconduit.domain.schedules import (
@@ -77,7 +78,7 @@ def set_schedule(
     office: Office, name: str, *, hours: str | None = None, timezone: str | None = None, holidays: str | None = None
 ) -> ScheduleView:
     """Change hours, time zone or holidays (an empty text: none); calls that are up go on. Raises UsageError."""
-    kept: dict[str, str] = {}
+    kept: dict[str, Any] = {}
     if hours is not None:
         kept["hours"] = _kept_hours(hours)
     if timezone is not None:

@@ -11,6 +11,7 @@ from zoneinfo import available_timezones
 from capconduit.domain.books import Books
 from capconduit.domain.model import Account, LedgerEntry, Seller
 from capconduit.errors import Refused, UsageError
+from capconduit.services.blocks import remove_blocks_of
 from capconduit.services.caps import remove_caps_of
 from capconduit.services.office import Desk, Office, check_name
 from capconduit.units import MAX_MICROS, format_micros
@@ -155,6 +156,7 @@ def remove_seller(office: Office, name: str) -> None:
             )
         account = desk.tx.find(Account, desk.tenant_id, seller_id=seller.id)
         remove_caps_of(desk, CapScope.SELLER, seller.id)
+        remove_blocks_of(desk, CapScope.SELLER, seller.id)
         if account is not None:
             desk.tx.delete(account)
         desk.remove("seller", seller, "remove its campaigns and release its DIDs first")

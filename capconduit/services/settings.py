@@ -10,11 +10,12 @@ from typing import Final
 from capconduit.domain.model import Setting
 from capconduit.domain.settings import Settings, setting_descriptions
 from capconduit.errors import NotFound, UsageError
-from capconduit.services.campaigns import MAX_ATTEMPTS
+from capconduit.services.campaigns import ANONYMOUS_POLICIES, MAX_ATTEMPTS
 from capconduit.services.caps import cap_zones, carry_over
 from capconduit.services.office import Desk, Office
 from capconduit.services.sellers import check_timezone
 from capconduit.services.trunks import check_region
+from capconduit.vocab import Attestation
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,37 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return check
 
 
+def _a_region(text: str) -> str:
+    if not text:  # a trunk may have none of its own; without this one no national number could be read
+        raise UsageError("region-invalid", "numbers need a region", "use an ISO 3166 code like US or GB")
+    return check_region(text)
+
+
+def _attestation_or_none(text: str) -> str:
+    """A level in capitals; `none` and nothing are none."""
+    level = text.strip().upper()
+    return "" if level in ("", "NONE") else _one_of(*Attestation, "none")(level)
+
+
 _CHECKS: Final[dict[str, Callable[[str], str]]] = {
     "timezone": check_timezone,
-    "default_region": check_region,
-    "anonymous_callers": _one_of("allow", "reject"),
-    "invalid_callers": _one_of("allow", "reject"),
+    "default_region": _a_region,
+    "anonymous_callers": _one_of(*ANONYMOUS_POLICIES),
+    "invalid_callers": _one_of(*ANONYMOUS_POLICIES),
+    "min_attestation": _attestation_or_none,
     "balance_sip_code": _one_of("402", "403"),
 }
 _SECONDS: Final = (1, 86_400)
-_BOUNDS: Final = {"default_max_attempts": (1, MAX_ATTEMPTS)}
+_DAYS: Final = (0, 36_500)
+_BOUNDS: Final = {
+    "default_max_attempts": (1, MAX_ATTEMPTS),
+    "breaker_failures": (0, 1_000),
+    "cdr_keep_days": _DAYS,
+    "event_keep_days": _DAYS,
+    "place_keep_days": _DAYS,
+}
+# A new cap counts its past from the records: of a month, or of the longest rolling window.
+_LEAST_UNLESS_ZERO: Final = {"cdr_keep_days": 40}
 
 
 def list_settings(office: Office) -> Sequence[SettingView]:
@@ -92,6 +115,11 @@ def _checked(name: str, kind: str, value: str) -> str:
     if kind == "int" and not (value.isascii() and value.isdigit() and low <= int(value) <= high):
         raise UsageError(
             "setting-invalid", f"{value!r} is no value of {name}", f"give a whole number from {low} to {high}"
+        )
+    least = _LEAST_UNLESS_ZERO.get(name, 0)
+    if least and 0 < int(value) < least:
+        raise UsageError(
+            "setting-invalid", f"{value!r} is no value of {name}", f"give 0 (for ever) or at least {least}"
         )
     return value
 

@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from capconduit.errors import DriftError, UsageError
-from capconduit_cli.amounts import Amount, parse_signed_amount
+from capconduit.units import format_instant
+from capconduit_cli.amounts import Amount, amount_option, parse_signed_amount
+from capconduit_cli.errors import ThresholdCrossed
 from capconduit_cli.names import SellerName
 from capconduit_cli.office import emit_change, office, well
-from capconduit_cli.output import ChangeOutput, Column, Kind, ListOutput, Row, ShowOutput, emit_one, emit_rows
+from capconduit_cli.output import ChangeOutput, Column, Kind, ListOutput, Row, ShowOutput, emit_one, emit_rows, notice
 from capconduit_cli.params import DryRun, instant_option
 from capconduit_cli.rows import RecentOutput, emit_recent
 from capconduit_cli.typer_seam import NounApp
 
 if TYPE_CHECKING:
     from capconduit.domain.model import LedgerEntry
-    from capconduit.services.balances import Drift
+    from capconduit.services.balances import Correction, Drift, LedgerView, LowBalance
     from capconduit.services.sellers import SellerView
 
 app = NounApp(
     "What is available is the balance and the credit limit less what live calls hold. Every movement is a ledger entry,"
-    " and none is ever changed: what was wrong is taken back by another one."
+    " and none is ever changed: what was wrong is put right by another one, a correction that names it."
 )
 
 COLUMNS: Final = (
@@ -37,17 +39,40 @@ COLUMNS: Final = (
     Column("status"),
 )
 LEDGER_COLUMNS: Final = (
+    Column("id"),
     Column("at", Kind.INSTANT, source="created_ms"),
     Column("kind"),
     Column("amount", Kind.MONEY, source="amount_micros"),
+    Column("corrections", Kind.MONEY),
     Column("balance_after", Kind.MONEY, source="balance_after_micros"),
     Column("currency"),
     Column("reason"),
-    Column("actor"),
+    Column("actor", shown=False),
     Column("call_id", shown=False),
     Column("corrects", shown=False),
     Column("key", shown=False),
-    Column("id", shown=False),
+)
+CORRECTION_COLUMNS: Final = (
+    Column("id"),
+    Column("seller"),
+    Column("corrects"),
+    Column("corrected_kind"),
+    Column("corrected_amount", Kind.MONEY),
+    Column("amount", Kind.MONEY),
+    Column("corrections", Kind.MONEY),
+    Column("balance", Kind.MONEY),
+    Column("available", Kind.MONEY),
+    Column("currency"),
+    Column("reason"),
+)
+LOW_COLUMNS: Final = (
+    Column("seller"),
+    Column("currency"),
+    Column("available", Kind.MONEY),
+    Column("threshold", Kind.MONEY),
+    Column("balance", Kind.MONEY),
+    Column("held", Kind.MONEY),
+    Column("credit_limit", Kind.MONEY),
 )
 DRIFT_COLUMNS: Final = (
     Column("seller"),
@@ -56,6 +81,9 @@ DRIFT_COLUMNS: Final = (
     Column("recounted", Kind.MONEY),
     Column("currency"),
 )
+
+
+KEY_HELP: Final = "A key of your own: the same one again adds nothing."
 
 
 def row(view: SellerView) -> Row:
@@ -72,20 +100,53 @@ def row(view: SellerView) -> Row:
     }
 
 
-def ledger_row(entry: LedgerEntry, currency: str) -> Row:
-    """A ledger entry as it is printed."""
+def ledger_row(entry: LedgerEntry, view: LedgerView) -> Row:
+    """A ledger entry as it is printed, with the sum of its corrections where there are any."""
     return {
         "created_ms": entry.created_ms,
         "kind": entry.kind,
         "amount_micros": entry.amount_micros,
+        "corrections": view.corrections.get(entry.id),
         "balance_after_micros": entry.balance_after_micros,
-        "currency": currency,
+        "currency": view.seller.currency,
         "reason": entry.reason,
         "actor": entry.actor,
         "call_id": entry.call_id,
         "corrects": entry.corrects_id,
         "key": entry.idempotency_key,
         "id": entry.id,
+    }
+
+
+def correction_row(correction: Correction) -> Row:
+    """What a correction did, as it is printed."""
+    entry, wrong = correction.posted.entry, correction.corrected
+    return {
+        "id": entry.id,
+        "seller": correction.view.seller.name,
+        "corrects": wrong.id,
+        "corrected_kind": wrong.kind,
+        "corrected_amount": wrong.amount_micros,
+        "amount": entry.amount_micros,
+        "corrections": correction.sum_micros,
+        "balance": correction.view.account.balance_micros,
+        "available": correction.view.account.available_micros,
+        "currency": correction.view.seller.currency,
+        "reason": entry.reason,
+    }
+
+
+def low_row(low: LowBalance) -> Row:
+    """A seller who runs low, as it is printed."""
+    account = low.view.account
+    return {
+        "seller": low.view.seller.name,
+        "currency": low.view.seller.currency,
+        "available": account.available_micros,
+        "threshold": low.threshold_micros,
+        "balance": account.balance_micros,
+        "held": account.held_micros,
+        "credit_limit": account.credit_limit_micros,
     }
 
 
@@ -122,24 +183,60 @@ def add(
     ],
     out: ChangeOutput,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the ledger.")],
-    key: Annotated[
-        str | None, typer.Option("--key", metavar="TEXT", help="A key of your own: the same one again adds nothing.")
-    ] = None,
+    key: Annotated[str | None, typer.Option("--key", metavar="TEXT", help=KEY_HELP)] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Add money to a seller's account, or take it back.
 
     No more can be taken back than is available: what live calls hold is theirs. Prints the account as it is then.
     """
-    from capconduit.services.balances import adjust, show_balance
+    from capconduit.services.balances import post_adjustment, show_balance
 
     made = office(ctx, dry_run=dry_run)
     before = show_balance(made, seller)
-    entry = adjust(made, seller, amount.within(before.seller.currency), reason=reason, key=_given_key(key))
+    micros = amount.within(before.seller.currency)
+    posted = post_adjustment(made, seller, micros, reason=reason, key=_given_key(key))
     after = show_balance(made, seller)
-    if dry_run:
-        after = replace(before, account=replace(before.account, balance_micros=entry.balance_after_micros))
+    if dry_run and posted.fresh:
+        after = replace(before, account=replace(before.account, balance_micros=posted.entry.balance_after_micros))
     emit_change(made, row(after), COLUMNS, out)
+    if not posted.fresh:
+        notice(_used_before(key, posted.entry))
+
+
+@app.verb(
+    "correct",
+    "capconduit balance correct 01KAH7Z5R3M2C9W8X1Y4T6V0QN -5 --reason 'wire 1234 was 20, not 25'",
+    "capconduit balance correct 01KAH7Z5R3M2C9W8X1Y4T6V0QN 0.20 --reason 'the target was at fault'",
+)
+def correct(
+    ctx: typer.Context,
+    entry: Annotated[
+        str, typer.Argument(metavar="LEDGER_ID", help="The entry that is wrong: its id from `balance ledger`.")
+    ],
+    amount: Annotated[
+        Amount,
+        typer.Argument(metavar="AMOUNT", parser=parse_signed_amount, help="What to add; with - to take back."),
+    ],
+    out: ChangeOutput,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the ledger.")],
+    key: Annotated[str | None, typer.Option("--key", metavar="TEXT", help=KEY_HELP)] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Correct a ledger entry by another one that names it.
+
+    No more can be taken back than is available. A correction is not corrected: correct its entry once more. Prints
+    the correction with the sum of all that the entry has.
+    """
+    from capconduit.services.balances import correct as post_correction
+    from capconduit.services.balances import entry_currency
+
+    made = office(ctx, dry_run=dry_run)
+    micros = amount.within(entry_currency(made, entry) or amount.currency)
+    correction = post_correction(made, entry, micros, reason=reason, key=_given_key(key))
+    emit_change(made, correction_row(correction), CORRECTION_COLUMNS, out)
+    if not correction.posted.fresh:
+        notice(_used_before(key, correction.posted.entry))
 
 
 @app.verb("ledger", "capconduit balance ledger acme", "capconduit balance ledger acme --since monday --json")
@@ -151,11 +248,43 @@ def ledger(
     until: Annotated[int | None, instant_option("--until", help="Entries before this time.")] = None,
 ) -> None:
     """List the movements of a seller's money, the newest first."""
-    from capconduit.services.balances import ledger as read_ledger
+    from capconduit.services.balances import view_ledger
 
     limit = None if out.filter or out.sort else out.limit + 1  # one more than is shown, to know of more
-    owner, entries = read_ledger(office(ctx), seller, since_ms=since, until_ms=until, limit=limit)
-    emit_recent(entries, lambda entry: ledger_row(entry, owner.currency), LEDGER_COLUMNS, out)
+    view = view_ledger(office(ctx), seller, since_ms=since, until_ms=until, limit=limit)
+    emit_recent(view.entries, lambda entry: ledger_row(entry, view), LEDGER_COLUMNS, out)
+
+
+@app.verb("check", "capconduit balance check", "capconduit balance check --below 10 --json")
+def check(
+    ctx: typer.Context,
+    out: ListOutput,
+    below: Annotated[
+        Amount | None,
+        amount_option(
+            "--below",
+            help="What is too little; with a currency only sellers of that one.",
+            show_default="each seller's own --low-balance",
+        ),
+    ] = None,
+) -> None:
+    """Find the active sellers who have less available than they should, the emptiest first.
+
+    Lists them, with exit code 6; says nothing where all is well. For cron.
+    """
+    from capconduit.services.balances import check_balances
+
+    found = check_balances(
+        office(ctx), below_micros=below.micros if below else None, currency=below.currency if below else ""
+    )
+    emit_rows((low_row(low) for low in found), LOW_COLUMNS, out)
+    if found:
+        raise ThresholdCrossed(
+            "balance-low",
+            f"{len(found)} sellers have less than they should",
+            "`capconduit balance add SELLER AMOUNT --reason TEXT` adds money",
+        )
+    well("every seller has enough")
 
 
 @app.verb("verify", "capconduit balance verify")
@@ -175,6 +304,10 @@ def verify(ctx: typer.Context, out: ListOutput) -> None:
             "stop the daemons and compare with `capconduit balance ledger`",
         )
     well("every balance is the sum of its ledger")
+
+
+def _used_before(key: str | None, entry: LedgerEntry) -> str:
+    return f"key {key!r} was used before, on {format_instant(entry.created_ms)[:10]}: nothing was added"
 
 
 def _given_key(key: str | None) -> str:

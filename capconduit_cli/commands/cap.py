@@ -1,4 +1,4 @@
-"""`capconduit cap`: limits on calls and on calls at once."""
+"""`capconduit cap`: limits on calls at once, calls, minutes, money and calls per second."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from capconduit.errors import DriftError, UsageError
 from capconduit.vocab import CapMetric, CapScope, WindowKind
 from capconduit_cli.names import ScopeName
 from capconduit_cli.office import NOTHING_CHANGED, office, well
-from capconduit_cli.output import Column, Kind, ListOutput, Row, confirm, emit_rows, notice
+from capconduit_cli.output import Column, Kind, ListOutput, Quantity, Row, Unit, confirm, emit_rows, notice
 from capconduit_cli.params import DryRun, Yes
 from capconduit_cli.typer_seam import NounApp
 
 if TYPE_CHECKING:
+    from capconduit.domain.model import Cap
     from capconduit.services.caps import CapDrift, CapView, Limit
 
 app = NounApp(
     "A cap limits the whole system, a seller, a campaign, a target, a rule (CAMPAIGN/TARGET), a DID or a trunk. It"
-    " counts calls at once (concurrent), or in a window: attempts, connected or billable calls by hour, day, week,"
-    " month or total. Calls that are up count, so that no cap is ever exceeded. Windows are those of the calendar in"
-    " the seller's time zone, for targets, trunks and the system in that of the setting timezone. No cap is unlimited,"
-    " 0 is closed. Lowering a cap ends no call."
+    " counts calls at once (concurrent), new calls per second (cps), or in a window: attempts, connected or billable"
+    " calls, minutes of talk, or money (spend). Calls that are up count, with what is reserved for them, so that no cap"
+    " is ever exceeded.\n\nA window is hour, day, week, month or total, or looks back from now: rolling:1h, rolling:7d"
+    " (10s to 35d). Those of the calendar are in the seller's time zone, for targets, trunks and the system in that of"
+    " the setting timezone. No cap is unlimited, 0 is closed. Lowering a cap ends no call."
 )
 
 COLUMNS: Final = (
@@ -31,7 +33,9 @@ COLUMNS: Final = (
     Column("name"),
     Column("metric"),
     Column("window"),
-    Column("limit", Kind.INT),
+    Column("limit", Kind.QUANTITY),
+    Column("unit", shown=False),
+    Column("currency", shown=False),
     Column("timezone"),
     Column("id", shown=False),
 )
@@ -40,11 +44,13 @@ USAGE_COLUMNS: Final = (
     Column("name"),
     Column("metric"),
     Column("window"),
-    Column("used", Kind.INT),
-    Column("in_flight", Kind.INT),
-    Column("limit", Kind.INT),
-    Column("free", Kind.INT),
+    Column("used", Kind.QUANTITY),
+    Column("in_flight", Kind.QUANTITY),
+    Column("limit", Kind.QUANTITY),
+    Column("free", Kind.QUANTITY),
     Column("resets", Kind.INSTANT),
+    Column("unit", shown=False),
+    Column("currency", shown=False),
     Column("timezone", shown=False),
     Column("id", shown=False),
 )
@@ -54,30 +60,43 @@ DRIFT_COLUMNS: Final = (
     Column("metric"),
     Column("window"),
     Column("window_start", Kind.INSTANT, source="window_start_ms"),
-    Column("used", Kind.INT),
-    Column("recounted_used", Kind.INT),
-    Column("in_flight", Kind.INT),
-    Column("recounted_in_flight", Kind.INT),
+    Column("used", Kind.QUANTITY),
+    Column("recounted_used", Kind.QUANTITY),
+    Column("in_flight", Kind.QUANTITY),
+    Column("recounted_in_flight", Kind.QUANTITY),
+    Column("unit", shown=False),
     Column("id", shown=False),
 )
 
 Scope = Annotated[CapScope, typer.Argument(metavar="SCOPE", help=f"One of {', '.join(CapScope)}.")]
-_WINDOWED: Final = "more than N in a WINDOW (hour, day, week, month, total); none/WINDOW takes it away."
+_WINDOWED: Final = "more than N in a WINDOW; none/WINDOW takes it away."
+_ACTIVE: Final = "active"  # stands for the metric where a target's attempts under way are wrong
+
+
+def unit_of(metric: CapMetric | None) -> Unit:
+    """What a metric counts in."""
+    return {CapMetric.MINUTES: Unit.SECONDS, CapMetric.SPEND: Unit.MONEY}.get(metric or CapMetric.ATTEMPTS, Unit.CALLS)
 
 
 def row(view: CapView) -> Row:
-    """A cap with its use, as it is printed. `window` is None for calls at once."""
-    cap = view.cap
+    """A cap with its use, as it is printed. `window` is None for calls at once and per second."""
+    cap, unit = view.cap, unit_of(view.cap.metric)
+
+    def quantity(value: int) -> Quantity:
+        return Quantity(value, unit, view.currency)
+
     return {
         "scope": cap.scope,
         "name": view.subject,
         "metric": cap.metric,
-        "window": _window(cap.window_kind),
-        "used": view.used,
-        "in_flight": view.in_flight,
-        "limit": cap.limit_value,
-        "free": max(cap.limit_value - view.used - view.in_flight, 0),
+        "window": _window(cap),
+        "used": quantity(view.used),
+        "in_flight": quantity(view.in_flight),
+        "limit": quantity(cap.limit_value),
+        "free": quantity(max(cap.limit_value - view.used - view.in_flight, 0)),
         "resets": view.resets_ms,
+        "unit": unit,
+        "currency": view.currency,
         "timezone": view.zone,
         "id": cap.id,
     }
@@ -86,22 +105,27 @@ def row(view: CapView) -> Row:
 def drift_row(drift: CapDrift) -> Row:
     """A counter that is not what its places say, as it is printed."""
     cap = drift.cap
+    unit = unit_of(cap.metric if cap else None)
+    windowed = not drift.of_target and (cap is None or cap.window_kind is not WindowKind.NONE)
     return {
-        "scope": cap.scope if cap else None,
+        "scope": cap.scope if cap else CapScope.TARGET if drift.of_target else None,
         "name": drift.subject,
-        "metric": cap.metric if cap else None,
-        "window": _window(cap.window_kind) if cap else None,
-        "window_start_ms": drift.window_start_ms if not cap or cap.window_kind is not WindowKind.NONE else None,
-        "used": drift.used,
-        "recounted_used": drift.counted,
-        "in_flight": drift.in_flight,
-        "recounted_in_flight": drift.open,
+        "metric": cap.metric if cap else _ACTIVE if drift.of_target else None,
+        "window": _window(cap) if cap else None,
+        "window_start_ms": drift.window_start_ms if windowed else None,
+        "used": Quantity(drift.used, unit),
+        "recounted_used": Quantity(drift.counted, unit),
+        "in_flight": Quantity(drift.in_flight, unit),
+        "recounted_in_flight": Quantity(drift.open, unit),
+        "unit": unit,
         "id": drift.cap_id,
     }
 
 
-def _window(kind: WindowKind) -> str | None:
-    return None if kind is WindowKind.NONE else kind
+def _window(cap: Cap) -> str | None:
+    from capconduit.domain.usage import window_text
+
+    return window_text(cap) or None
 
 
 def _scope_name(scope: CapScope, name: str | None) -> str:
@@ -121,12 +145,12 @@ def _limits(asked: Sequence[tuple[CapMetric, Sequence[str]]]) -> list[Limit]:
     from capconduit.services.caps import parse_limit
 
     limits = [parse_limit(metric, text) for metric, texts in asked for text in texts]
-    seen: set[tuple[CapMetric, WindowKind]] = set()
+    seen: set[tuple[CapMetric, WindowKind, int]] = set()
     for limit in limits:
-        if (limit.metric, limit.window) in seen:
+        if (limit.metric, limit.window, limit.window_ms) in seen:
             window = "" if limit.window is WindowKind.NONE else f" by {limit.window}"
-            raise UsageError("limit-twice", f"two limits of {limit.metric} calls{window}", "give one")
-        seen.add((limit.metric, limit.window))
+            raise UsageError("limit-twice", f"two limits of {limit.metric}{window}", "give one")
+        seen.add((limit.metric, limit.window, limit.window_ms))
     return limits
 
 
@@ -135,6 +159,8 @@ def _limits(asked: Sequence[tuple[CapMetric, Sequence[str]]]) -> list[Limit]:
     "capconduit cap set campaign solar --billable 200/day --concurrent 10",
     "capconduit cap set target buyer1 --concurrent 5",
     "capconduit cap set rule solar/buyer1 --connected 20/hour --connected 100/day",
+    "capconduit cap set seller acme --minutes 500/day --spend 25.50/week",
+    "capconduit cap set trunk carrier --cps 5 --attempts 50/rolling:1h",
     "capconduit cap set campaign solar --billable none/day",
     "capconduit cap set system --concurrent 500",
 )
@@ -157,6 +183,16 @@ def set_(
         list[str] | None,
         typer.Option("--billable", metavar="N/WINDOW", help=f"Calls over the billable threshold: no {_WINDOWED}"),
     ] = None,
+    minutes: Annotated[
+        list[str] | None, typer.Option("--minutes", metavar="N/WINDOW", help=f"Minutes of talk: no {_WINDOWED}")
+    ] = None,
+    spend: Annotated[
+        list[str] | None,
+        typer.Option("--spend", metavar="AMOUNT/WINDOW", help="Money for calls: no more in a WINDOW; none/WINDOW."),
+    ] = None,
+    cps: Annotated[
+        list[str] | None, typer.Option("--cps", metavar="N", help="No more than N new calls per second; or none.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Set, change or take away caps of one thing, all or nothing.
@@ -172,6 +208,9 @@ def set_(
             (CapMetric.ATTEMPTS, attempts or ()),
             (CapMetric.CONNECTED, connected or ()),
             (CapMetric.BILLABLE, billable or ()),
+            (CapMetric.MINUTES, minutes or ()),
+            (CapMetric.SPEND, spend or ()),
+            (CapMetric.CPS, cps or ()),
         ]
     )
     made = office(ctx, dry_run=dry_run)
@@ -220,7 +259,8 @@ def list_(ctx: typer.Context, out: ListOutput, scope: OptionalScope = None, name
 def usage(ctx: typer.Context, out: ListOutput, scope: OptionalScope = None, name: ScopeName = None) -> None:
     """List caps with what is used of them now.
 
-    Used are settled calls, in flight those that are up; what is free is the limit less both.
+    Used are settled calls, in flight those that are up (of minutes and spend what is reserved for them); what is free
+    is the limit less both. Minutes are shown as minutes and seconds; in JSON they are seconds.
     """
     emit_rows((row(view) for view in _some_caps(ctx, scope, name)), USAGE_COLUMNS, out)
 
@@ -232,10 +272,10 @@ def verify(
     fix: Annotated[bool, typer.Option("--fix", help="Set the counters right.")] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Check the counters of all caps against the places of the calls they count.
+    """Check the counters of all caps against the places of the calls they count, and those of targets.
 
     Lists the counters that differ, with exit code 5, also where --fix has set them right; says nothing where all is
-    well.
+    well. Of a target it is the number of calls there now (metric active), which fewest-active goes by.
     """
     from capconduit.services.caps import verify_caps
 

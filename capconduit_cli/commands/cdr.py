@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from capconduit.errors import Refused, UsageError
-from capconduit.units import format_micros
+from capconduit_cli import story
 from capconduit_cli.names import CAMPAIGNS, DIDS, SELLERS, EndedCall, name_option
 from capconduit_cli.office import office
-from capconduit_cli.output import Column, Kind, Row, ShowOutput, emit_one
+from capconduit_cli.output import Column, Kind, ListOutput, OutputFormat, Row, ShowOutput, emit_one, emit_rows
 from capconduit_cli.params import instant_option
 from capconduit_cli.rows import RecentOutput, emit_recent
 from capconduit_cli.typer_seam import NounApp
@@ -41,6 +42,7 @@ COLUMNS: Final = (
     Column("target"),
     Column("strategy", shown=False),
     Column("attempts", Kind.INT, shown=False),
+    Column("attempt", Kind.INT, shown=False),
     Column("decided", Kind.INSTANT, source="decided_ms", shown=False),
     Column("first_ring", Kind.INSTANT, source="first_ring_ms", shown=False),
     Column("answered", Kind.INSTANT, source="answered_ms", shown=False),
@@ -60,24 +62,58 @@ COLUMNS: Final = (
     Column("amount", Kind.MONEY, source="amount_micros"),
     Column("written_off", Kind.MONEY, source="written_off_micros", shown=False),
     Column("balance_after", Kind.MONEY, source="balance_after_micros", shown=False),
+    Column("payout", Kind.MONEY, shown=False),
+    Column("margin", Kind.MONEY, shown=False),
     Column("currency"),
     Column("rate", Kind.ANY, shown=False),
+    Column("payout_rate", Kind.ANY, shown=False),
 )
+_MADE: Final = frozenset({"rate", "payout", "margin", "payout_rate"})  # not fields of the record as it is kept
+Since = Annotated[int | None, instant_option("--since", help="Calls that arrived at this time or later.")]
+Until = Annotated[int | None, instant_option("--until", help="Calls that arrived before this time.")]
+OfSeller = Annotated[str | None, name_option("--seller", SELLERS, "Only calls of this seller.")]
+OfCampaign = Annotated[str | None, name_option("--campaign", CAMPAIGNS, "Only calls of this campaign.")]
+OnNumber = Annotated[str | None, name_option("--did", DIDS, "Only calls on this number.")]
+RejectedFor = Annotated[
+    str | None,
+    typer.Option("--reject", metavar="CODE", help="Only calls rejected for this: a code, or a whole reason."),
+]
 SHOW_COLUMNS: Final = (*COLUMNS, Column("trace", Kind.ANY, shown=False), Column("attempt_list", Kind.ANY, shown=False))
 
 
 def row(cdr: Cdr) -> dict[str, Any]:
-    """A CDR as it is printed: its own columns, and the rate it was priced with (none where no seller was found)."""
+    """A CDR as it is printed: its own columns, the rate it was priced with (none where no seller was found), and what
+    the target's side is paid (none where that has no rate) with what is left of the amount."""
     values: dict[str, Any] = {column.source or column.key: None for column in COLUMNS}
-    values |= {name: getattr(cdr, name) for name in values if name != "rate"}
+    values |= {name: getattr(cdr, name) for name in values if name not in _MADE}
     if cdr.currency:
-        values["rate"] = {
-            "connect_fee": format_micros(cdr.connect_fee_micros),
-            "per_minute": format_micros(cdr.per_minute_micros),
-            "increment": f"{cdr.first_s}/{cdr.step_s}",
-            "billable_threshold_ms": cdr.billable_threshold_ms,
-        }
+        values["rate"] = story.tariff_json(story.rate_of(cdr))
+    if cdr.payout_tariff:
+        values["payout_rate"] = story.tariff_json(story.payout_of(cdr))
+        values["payout"] = cdr.payout_micros
+        values["margin"] = cdr.amount_micros - cdr.payout_micros
     return values
+
+
+@dataclass(frozen=True)
+class ExportOutput(ListOutput):
+    """Output options of exports: CSV where nothing else is asked for."""
+
+    output: Annotated[
+        OutputFormat | None, typer.Option("--output", "-o", help="Form of the output.", show_default="csv")
+    ] = None
+
+    @property
+    def format(self) -> OutputFormat:
+        """The form that was asked for."""
+        return OutputFormat.CSV if self.output is None and not self.json else super().format
+
+
+def _where(seller: str | None, campaign: str | None, did: str | None, reject: str | None) -> dict[str, Any]:
+    """The columns that calls are chosen by. Raises UsageError."""
+    named = (("seller", seller), ("campaign", campaign), ("did", did))
+    where: dict[str, Any] = {name: value for name, value in named if value}
+    return where if reject is None else where | _reject_filter(reject)
 
 
 def _reject_filter(reject: str) -> dict[str, str]:
@@ -98,32 +134,50 @@ def _reject_filter(reject: str) -> dict[str, str]:
 @app.verb(
     "list",
     "capconduit cdr list --json",
-    "capconduit cdr list --since yesterday --until today --campaign solar --limit 100000 -o csv",
+    "capconduit cdr list --since yesterday --until today --campaign solar",
     "capconduit cdr list --reject cap_reached",
 )
 def list_(
     ctx: typer.Context,
     out: RecentOutput,
-    since: Annotated[int | None, instant_option("--since", help="Calls that arrived at this time or later.")] = None,
-    until: Annotated[int | None, instant_option("--until", help="Calls that arrived before this time.")] = None,
-    seller: Annotated[str | None, name_option("--seller", SELLERS, "Only calls of this seller.")] = None,
-    campaign: Annotated[str | None, name_option("--campaign", CAMPAIGNS, "Only calls of this campaign.")] = None,
-    did: Annotated[str | None, name_option("--did", DIDS, "Only calls on this number.")] = None,
-    reject: Annotated[
-        str | None,
-        typer.Option("--reject", metavar="CODE", help="Only calls rejected for this: a code, or a whole reason."),
-    ] = None,
+    since: Since = None,
+    until: Until = None,
+    seller: OfSeller = None,
+    campaign: OfCampaign = None,
+    did: OnNumber = None,
+    reject: RejectedFor = None,
 ) -> None:
     """List ended calls, the newest first."""
     from capconduit.services.calls import CDR_PAGE, each_cdr
 
-    where: dict[str, Any] = {
-        name: value for name, value in (("seller", seller), ("campaign", campaign), ("did", did)) if value
-    }
-    if reject is not None:
-        where |= _reject_filter(reject)
+    where = _where(seller, campaign, did, reject)
     page = CDR_PAGE if out.filter or out.sort else min(out.limit + 1, CDR_PAGE)
     emit_recent(each_cdr(office(ctx), since_ms=since, until_ms=until, page=page, **where), row, COLUMNS, out)
+
+
+@app.verb(
+    "export",
+    "capconduit cdr export --since 2026-11-01 --until 2026-12-01 > november.csv",
+    "capconduit cdr export --campaign solar -o jsonl --fields call_id,arrived,amount,payout,margin,currency",
+)
+def export(
+    ctx: typer.Context,
+    out: ExportOutput,
+    since: Since = None,
+    until: Until = None,
+    seller: OfSeller = None,
+    campaign: OfCampaign = None,
+    did: OnNumber = None,
+    reject: RejectedFor = None,
+) -> None:
+    """Write all ended calls, the newest first, for other programs: CSV unless another form is asked for.
+
+    The fields are those of `list`. Any number of calls is written as they are read.
+    """
+    from capconduit.services.calls import each_cdr
+
+    found = each_cdr(office(ctx), since_ms=since, until_ms=until, **_where(seller, campaign, did, reject))
+    emit_rows((row(cdr) for cdr in found), COLUMNS, out)
 
 
 @app.verb("show", "capconduit cdr show 01KAH7Z5R3M2C9W8X1Y4T6V0QN --json")
@@ -133,7 +187,6 @@ def show(ctx: typer.Context, call: EndedCall, out: ShowOutput) -> None:
     The decision trace and the attempts are in JSON only; `capconduit explain` has them as text.
     """
     from capconduit.services.calls import tell
-    from capconduit_cli import story
 
     told = tell(office(ctx), call)
     if told.cdr is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from capconduit.units import format_duration, format_instant
+from capconduit.units import format_duration, format_instant, format_micros
 from capconduit_cli import story
 from capconduit_cli.names import TRUNKS, Number, name_option
 from capconduit_cli.office import office
@@ -16,6 +16,7 @@ from capconduit_cli.params import instant_option
 from capconduit_cli.typer_seam import single
 
 if TYPE_CHECKING:
+    from capconduit.domain.estate import Offer
     from capconduit.domain.routing import Decision
     from capconduit.services.whatif import WhatIf
 
@@ -82,9 +83,37 @@ def _targets(decision: Decision) -> list[dict[str, Any]]:
             "priority": c.rule.priority,
             "weight": c.rule.weight,
             "ring_ms": c.target.ring_ms,
+            "rate": story.tariff_json(c.offer.tariff),
+            "payout_rate": story.tariff_json(c.offer.payout),
+            "minute_margin": _decimal(_minute_margin(c.offer)),
         }
         for c in decision.candidates
     ]
+
+
+def _minute_margin(offer: Offer) -> int | None:
+    """What a call of one minute leaves; None where nothing is paid out."""
+    from capconduit.domain.rating import SECONDS_PER_MINUTE, price_of_seconds, round_up_to_increment
+
+    if offer.payout is None:
+        return None
+    price, paid = (
+        price_of_seconds(tariff, round_up_to_increment(tariff, SECONDS_PER_MINUTE))
+        for tariff in (offer.tariff, offer.payout)
+    )
+    return price - paid
+
+
+def _decimal(micros: int | None) -> str | None:
+    return None if micros is None else format_micros(micros)
+
+
+def _price_line(offer: Offer, currency: str) -> str:
+    margin = _minute_margin(offer)
+    if offer.payout is None or margin is None:
+        return f"costs {story.tariff_words(offer.tariff)}"
+    words = f"costs {story.tariff_words(offer.tariff)}; pays out {story.tariff_words(offer.payout)}"
+    return f"{words}; a minute leaves {story.money(margin, currency)}"
 
 
 def lines(values: Row, answer: WhatIf) -> Iterator[str]:
@@ -94,13 +123,17 @@ def lines(values: Row, answer: WhatIf) -> Iterator[str]:
     if r["verdict"] == "reject":
         yield f"  {story.reject_words(r['reject_code'], r['reject_reason'])}"
         yield f"  hangup cause {r['hangup_cause']}, SIP {r['sip_code']}"
-    for place, target in enumerate(r["targets"], 1):
+    at_once = r["target"].split("&")
+    if len(at_once) > 1:
+        yield f"  the first {len(at_once)} ring at once"
+    for place, (target, candidate) in enumerate(zip(r["targets"], answer.decision.candidates, strict=False), 1):
         yield (
             f"  {place}. {target['target']}  {target['address']}  priority {target['priority']}, weight"
             f" {target['weight']}, may ring {format_duration(target['ring_ms'])}"
         )
+        yield f"     {_price_line(candidate.offer, r['currency'])}"
     for skipped in r["skipped"]:
-        yield f"  not {skipped.get('target')}: {skipped.get('why')}"
+        yield f"  not {skipped.get('target')}: {story.why_words(str(skipped.get('why')))}"
     if r["hold_micros"] is not None:
         yield (
             f"  holds {story.money(r['hold_micros'], r['currency'])} for the first {r['funded_s']}s, no longer than"

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from capconduit_cli.names import CAMPAIGNS, CampaignName, TargetName, name_argument
+from capconduit_cli.names import (
+    CAMPAIGNS,
+    RATES,
+    CampaignName,
+    TargetName,
+    name_argument,
+    name_or_none_option,
+    named,
+)
 from capconduit_cli.office import destroy, emit_change, given, office
 from capconduit_cli.output import ChangeOutput, Column, Kind, ListOutput, Row, ShowOutput, emit_one, emit_rows
 from capconduit_cli.params import DryRun, Yes
@@ -17,8 +25,9 @@ if TYPE_CHECKING:
     from capconduit.services.targets import RuleView
 
 app = NounApp(
-    "With the strategy priority the lowest number is tried first, and equal ones by weight; with weighted they are"
-    " drawn by weight. Where a cap names a rule, it is written CAMPAIGN/TARGET."
+    "Most strategies try the lowest priority first and draw equal ones by weight; weighted draws all of them by weight,"
+    " round-robin and percentage share the calls by it. A rate or payout of the rule stands before the target's and the"
+    " campaign's. Where a cap names a rule, it is written CAMPAIGN/TARGET."
 )
 
 COLUMNS: Final = (
@@ -27,11 +36,17 @@ COLUMNS: Final = (
     Column("priority", Kind.INT),
     Column("weight", Kind.INT),
     Column("enabled", Kind.BOOL),
+    Column("rate", shown=False),
+    Column("payout", shown=False),
     *ENTITY_COLUMNS,
 )
 
 PRIORITY_HELP: Final = "Lower numbers are tried first."
 WEIGHT_HELP: Final = "Share of the calls among equals; 0 only as a last resort."
+RATE_HELP: Final = "What the seller pays for calls there, instead of the target's and the campaign's rate."
+PAYOUT_HELP: Final = "What the target's side is paid for them, instead of the target's own payout."
+OwnRate = Annotated[str | None, name_or_none_option("--rate", RATES, RATE_HELP)]
+Payout = Annotated[str | None, name_or_none_option("--payout", RATES, PAYOUT_HELP)]
 
 
 def row(view: RuleView) -> Row:
@@ -42,12 +57,17 @@ def row(view: RuleView) -> Row:
         "priority": view.rule.priority,
         "weight": view.rule.weight,
         "enabled": view.rule.enabled,
+        "rate": view.rate,
+        "payout": view.payout,
         **entity_values(view.rule),
     }
 
 
 @app.verb(
-    "add", "capconduit rule add solar buyer1 --priority 1", "capconduit rule add solar buyer2 --priority 2 --weight 70"
+    "add",
+    "capconduit rule add solar buyer1 --priority 1",
+    "capconduit rule add solar buyer2 --priority 2 --weight 70",
+    "capconduit rule add solar buyer3 --rate premium --payout buyer3-pay",
 )
 def add(
     ctx: typer.Context,
@@ -56,13 +76,27 @@ def add(
     out: ChangeOutput,
     priority: Annotated[int, typer.Option("--priority", metavar="N", help=PRIORITY_HELP)] = 1,
     weight: Annotated[int, typer.Option("--weight", metavar="N", help=WEIGHT_HELP)] = 1,
+    rate: OwnRate = None,
+    payout: Payout = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Let a campaign's calls go to a target."""
+    """Let a campaign's calls go to a target.
+
+    Rates in another currency than that of the campaign's seller are refused, the target's too.
+    """
     from capconduit.services.targets import add_rule
 
     made = office(ctx, dry_run=dry_run)
-    emit_change(made, row(add_rule(made, campaign, target, priority=priority, weight=weight)), COLUMNS, out)
+    view = add_rule(
+        made,
+        campaign,
+        target,
+        priority=priority,
+        weight=weight,
+        rate=named(rate) or "",
+        payout=named(payout) or "",
+    )
+    emit_change(made, row(view), COLUMNS, out)
 
 
 @app.verb("list", "capconduit rule list", "capconduit rule list solar")
@@ -85,7 +119,7 @@ def show(ctx: typer.Context, campaign: CampaignName, target: TargetName, out: Sh
     emit_one(row(show_rule(office(ctx), campaign, target)), COLUMNS, out)
 
 
-@app.verb("set", "capconduit rule set solar buyer1 --priority 2")
+@app.verb("set", "capconduit rule set solar buyer1 --priority 2", "capconduit rule set solar buyer1 --payout none")
 def set_(
     ctx: typer.Context,
     campaign: CampaignName,
@@ -93,12 +127,16 @@ def set_(
     out: ChangeOutput,
     priority: Annotated[int | None, typer.Option("--priority", metavar="N", help=PRIORITY_HELP)] = None,
     weight: Annotated[int | None, typer.Option("--weight", metavar="N", help=WEIGHT_HELP)] = None,
+    rate: OwnRate = None,
+    payout: Payout = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Change a rule's priority or weight."""
+    """Change a rule's priority, weight or rates; calls that are being dialled keep theirs."""
     from capconduit.services.targets import set_rule
 
-    fields = given("rule", f"{campaign}/{target}", priority=priority, weight=weight)
+    fields = given(
+        "rule", f"{campaign}/{target}", priority=priority, weight=weight, rate=named(rate), payout=named(payout)
+    )
     made = office(ctx, dry_run=dry_run)
     emit_change(made, row(set_rule(made, campaign, target, **fields)), COLUMNS, out)
 

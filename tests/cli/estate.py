@@ -97,12 +97,22 @@ class Calls:
         self._engine = engine
         self.clock = clock
 
-    def arrive(self, uniqueid: str, *, did: str = DID, caller: str = CALLER, name: str = "") -> Any:
+    def arrive(
+        self,
+        uniqueid: str,
+        *,
+        did: str = DID,
+        caller: str = CALLER,
+        name: str = "",
+        attestation: str = "",
+        verdict: str = "",
+    ) -> Any:
         """A call comes; the engine's answer."""
         return self._ask(
             RouteRequest(
                 node=NODE, boot_id="boot1", uniqueid=uniqueid, linkedid=uniqueid, dnid=did, ani=caller,
-                caller_name=name, trunk="carrier", arrived_ms=self.clock.at_ms,
+                caller_name=name, trunk="carrier", arrived_ms=self.clock.at_ms, attestation=attestation,
+                stir_verdict=verdict,
             )
         )  # fmt: skip
 
@@ -112,9 +122,9 @@ class Calls:
             AttemptReport(node=NODE, uniqueid=uniqueid, attempt=attempt, dialstatus=status, hangup_cause=cause)
         )
 
-    def answer(self, uniqueid: str) -> None:
-        """The target answers."""
-        leg = LegTimes(rang_ms=self.clock.at_ms - 1_000, answered_ms=self.clock.at_ms)
+    def answer(self, uniqueid: str, dial: str = "") -> None:
+        """The target answers; `dial` says which of several."""
+        leg = LegTimes(rang_ms=self.clock.at_ms - 1_000, answered_ms=self.clock.at_ms, dial=dial)
         assert self._ask(AnswerReport(node=NODE, uniqueid=uniqueid, leg=leg)) is not None
 
     def end(self, uniqueid: str, *, answered_for_ms: int | None = None) -> None:

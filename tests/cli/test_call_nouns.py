@@ -130,6 +130,7 @@ def test_a_cdr_has_all_of_the_call(estate: Path, calls: Calls) -> None:
         "target": "buyer2",
         "strategy": "priority",
         "attempts": 2,
+        "attempt": 2,
         "decision_ms": 0,
         "ring_ms": 1_000,
         "talk_ms": 45_200,
@@ -144,18 +145,26 @@ def test_a_cdr_has_all_of_the_call(estate: Path, calls: Calls) -> None:
         "amount": "0.200000",
         "written_off": "0.000000",
         "balance_after": "24.800000",
+        "payout": None,
+        "margin": None,
         "currency": "USD",
         "rate": {
             "connect_fee": "0.000000",
             "per_minute": "0.200000",
             "increment": "60/60",
             "billable_threshold_ms": 0,
+            "then_per_minute": None,
+            "then_after_ms": None,
         },
+        "payout_rate": None,
     }
     whole = done("cdr", "show", call_id, "--json", home=estate).json
     trace, attempts = whole.pop("trace"), whole.pop("attempt_list")
     assert whole == cdr
-    assert trace[-1] == {"check": "strategy", "ok": True, "strategy": "priority", "order": ["buyer1", "buyer2"]}
+    assert trace[-2:] == [
+        {"check": "strategy", "ok": True, "strategy": "priority", "order": ["buyer1", "buyer2"]},
+        {"check": "hold", "ok": True, "hold": "0.200000", "funded_s": 60, "rate": "std"},
+    ]
     assert [(a["attempt"], a["target"], a["dialstatus"], a["hangup_cause"]) for a in attempts] == [
         (1, "buyer1", "BUSY", 17),
         (2, "buyer2", "ANSWER", 16),
@@ -213,6 +222,19 @@ def test_more_cdrs_than_are_shown_are_told_on_stderr(estate: Path, calls: Calls)
         assert "shows more" not in done("cdr", "list", "--limit", "3", *argv, home=estate).err
 
 
+def test_an_export_has_all_calls_in_csv_or_another_form(estate: Path, calls: Calls) -> None:
+    for number in range(60):
+        calls.arrive(f"1.{number}", did="+18005559999")
+    lines = done("cdr", "export", home=estate).out.splitlines()
+    assert lines[0].startswith("call_id,uniqueid,")
+    assert len(lines) == 61
+    assert len(done("cdr", "export", "--limit", "2", "-o", "jsonl", home=estate).out.splitlines()) == 2
+    listed = done("cdr", "list", "--json", "--limit", "100", home=estate).json
+    assert done("cdr", "export", "--json", home=estate).json == listed
+    assert done("cdr", "export", "--reject", "campaign_paused", home=estate).out.splitlines() == lines[:1]
+    assert done("cdr", "export", "--fields", "uniqueid", "-o", "plain", home=estate).out.count("\n") == 60
+
+
 def test_pages_of_cdrs_neither_lose_nor_repeat_calls_of_one_instant(estate: Path, calls: Calls) -> None:
     for number in range(7):
         calls.clock.at_ms = NOON_MS + number // 3
@@ -248,6 +270,7 @@ def test_a_call_is_explained_as_a_timeline(estate: Path, calls: Calls) -> None:
         "     +0.000s  decided: dial buyer1 (caps are used/in flight/limit)",
         "              ok    cap.campaign      solar billable/day: 0/0/200",
         "              ok    cap.target        buyer1 concurrent: 0/0/5",
+        "              ok    hold              holds 0.20 USD for 60s of talk by rate std",
         "     +3.500s  attempt 1 ends: BUSY, hangup cause 17",
         "     +5.500s  attempt 2 is answered",
         "    +50.700s  ended: ANSWER, hangup cause 16, SIP 200, by the system (told by handler)",
@@ -255,10 +278,9 @@ def test_a_call_is_explained_as_a_timeline(estate: Path, calls: Calls) -> None:
         "  hold    0.20 USD posted",
         "  ledger  -0.20 USD call, balance then 24.80 USD: 60s to buyer2",
         "  campaign solar billable/day: used (settled)",
-        "  campaign solar concurrent: given back (settled)",
-        "  target buyer1 concurrent, attempt 1: given back (attempt 1 failed)",
     ):
         assert f"{line}\n" in text
+    assert "given back" not in text  # such places are gone when the call has ended
     assert text.index("attempt 1 ends") < text.index("attempt 2: buyer2") < text.index("ended: ANSWER")
 
 
@@ -268,11 +290,9 @@ def test_a_call_is_explained_as_json(estate: Path, calls: Calls) -> None:
     assert (story["call_id"], story["state"], story["currency"], story["call"]) == (call_id, "ended", "USD", None)
     assert story["cdr"] == done("cdr", "list", "--json", home=estate).json[0]
     money = next(check for check in story["checks"] if check["check"] == "balance")
-    assert (money["available"], money["hold"], money["funded_s"]) == ("25.000000", "0.200000", 60)
-    assert [(p["name"], p["counts"], p["counted"], p["state"]) for p in story["places"]] == [
-        ("solar", "concurrent", 0, "released"),
-        ("solar", "billable/day", 1, "released"),
-        ("buyer1", "concurrent", 0, "released"),
+    assert (money["available"], money["minimum"]) == ("25.000000", "0.200000")
+    assert [(p["name"], p["counts"], p["amount"], p["counted"], p["state"]) for p in story["places"]] == [
+        ("solar", "billable/day", 1, 1, "released"),
     ]
     assert story["hold"]["state"] == "posted"
     assert [(e["amount"], e["balance_after"]) for e in story["ledger"]] == [("-0.200000", "24.800000")]

@@ -42,7 +42,7 @@ def shown(home: Path, *argv: str) -> dict[str, Any]:
         (
             "rate", ("std",),
             {"name": "std", "currency": "USD", "per_minute": "0.200000", "connect_fee": "0.000000",
-             "increment": "60/60"},
+             "increment": "60/60", "then_per_minute": None, "then_after_ms": None},
         ),
         (
             "trunk", ("carrier",),
@@ -53,7 +53,8 @@ def shown(home: Path, *argv: str) -> dict[str, Any]:
             "campaign", ("solar",),
             {"name": "solar", "seller": "acme", "status": "active", "strategy": "priority", "rate": "std", "dids": 1,
              "rules": 1, "billable_threshold_ms": 0, "max_attempts": 5, "ring_budget_ms": 90_000,
-             "max_duration_ms": 14_400_000},
+             "max_duration_ms": 14_400_000, "schedule": "", "duplicate_window_ms": None, "anonymous": "default",
+             "min_attestation": "default"},
         ),
         (
             "did", ("+18005550100",),
@@ -63,11 +64,13 @@ def shown(home: Path, *argv: str) -> dict[str, Any]:
         (
             "target", ("buyer1",),
             {"name": "buyer1", "kind": "pjsip", "address": "sip:buyer@127.0.0.1:5080", "ring_ms": 20_000,
-             "enabled": True},
+             "enabled": True, "health": "well", "active": 0, "failures": 0, "rested_until": None, "schedule": "",
+             "rate": "", "payout": ""},
         ),
         (
             "rule", ("solar", "buyer1"),
-            {"campaign": "solar", "target": "buyer1", "priority": 1, "weight": 1, "enabled": True},
+            {"campaign": "solar", "target": "buyer1", "priority": 1, "weight": 1, "enabled": True, "rate": "",
+             "payout": ""},
         ),
     ],
 )  # fmt: skip
