@@ -68,15 +68,16 @@ class CallSpec:
 
 @dataclass(frozen=True)
 class AttemptOutcome:
-    """One Dial."""
+    """One Dial, of one leg or of several at once."""
 
     attempt: str  # CC_ATTEMPT
-    target: str  # CC_TARGET
+    target: str  # CC_TARGET: the names of all legs, joined by &
     dial: str  # CC_DIAL
     dialstatus: str
     hangup_cause: int
     ring_ms: int
     talk_ms: int
+    answered_by: str = ""  # name of the leg that answered
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class CallOutcome:
     sip: int = 0  # CC_SIP on reject, 500 on fallback
     call: str = ""  # CC_CALL
     dialstatus: str = ""
-    target: str = ""  # CC_TARGET of the last attempt
+    target: str = ""  # the name of the leg that answered, else CC_TARGET of the last attempt
     attempts: tuple[AttemptOutcome, ...] = field(default=())
     talk_ms: int = 0
     cut_by_timeout: bool = False  # TIMEOUT(absolute) or the L() ceiling ended the talk

@@ -5,12 +5,14 @@ turn; settle while the caller's channel lives (the target hung up, a limit, a re
 is not acknowledged is kept, unless no call was ever admitted.
 
 The order of events was compared with Asterisk 22.10 for: answered and hung up by the caller, by the target, by
-TIMEOUT(absolute), by L() and by AMI Hangup; busy; no answer; cancelled by the caller.
+TIMEOUT(absolute), by L() and by AMI Hangup; busy; no answer; cancelled by the caller; and for Dials of several legs
+(`a&b`): one answers, all fail, nobody answers, the caller leaves. A Local channel has only its dialled half here.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, isinf
 from typing import TYPE_CHECKING, Final
@@ -67,6 +69,7 @@ class _Leg:
     """One dialled leg of a Dial."""
 
     channel: Channel
+    target: str
     dial: str
     behaviour: Behaviour
     ended: bool = False
@@ -85,6 +88,7 @@ class Call:
         self._dialstatus = self._source = ""
         self._hangup_cause = 0
         self._up_since = 0.0
+        self._dialled_leg = "/"  # what was dialled for the leg that answered
         self._frozen = self._settled_stage = False
         self._legs: list[_Leg] = []
         uniqueid = world.unique_id()
@@ -290,6 +294,7 @@ class Call:
             str(self._hangup_cause),
             _clean(self._source),
             self._plan.context,
+            self._dialled_leg,
         )
 
     # ----- Dial
@@ -297,13 +302,21 @@ class Call:
     async def _dial(self) -> None:
         """Dial(CC_DIAL, CC_RING_S): rings every leg of the dial string; the first that answers gets the call."""
         ring_s, funded_s = _number(self._variable(CcVariable.RING_S)), _number(self._variable(CcVariable.FUNDED_S))
-        ring_ms = ring_s * 1000
         began = self._loop.time()
         self._caller.application, self._caller.application_data = "Dial", self._variable(CcVariable.DIAL)
         self._set_limit(ring_s + funded_s)
         self._dialstatus, self._hangup_cause = "", 0
-        failed = self._begin_legs(self._variable(CcVariable.DIAL))
-        winner = None
+        self._begin_legs()
+        winner = await self._ring(began, ring_s * 1000)
+        rang = self._loop.time() - began
+        talked = 0.0
+        if winner is not None:
+            talked = await self._talk(winner, funded_s)
+        self._note_attempt(_ms(rang), _ms(talked), winner.target if winner else "")
+
+    async def _ring(self, began: float, ring_ms: int) -> _Leg | None:
+        """Let the legs ring until one answers (that one), all have failed, or nobody wants to wait any more."""
+        failed: list[DialStatus] = []
         for leg in sorted(self._ringing(), key=_acts_after_ms):
             if _acts_after_ms(leg) >= ring_ms or await self._pause_until(began + _acts_after_ms(leg) / 1000):
                 break
@@ -311,42 +324,46 @@ class Call:
                 self._caller_goes(CAUSE_CANCELLED)
                 break
             if isinstance(leg.behaviour, Answers):
-                winner = leg
-                break
+                return leg
             failed.append(self._leg_fails(leg))
-        if winner is None and self._ringing() and not self._stop.is_set():
+        if self._ringing() and not self._stop.is_set():
             await self._pause_until(began + ring_ms / 1000)
-        rang = self._loop.time() - began
-        talked = 0.0
-        if winner is None:
-            self._nobody_answered(failed)
-        else:
-            talked = await self._talk(winner, funded_s)
-        self._note_attempt(_ms(rang), _ms(talked))
+        self._nobody_answered(failed)
+        return None
 
-    def _begin_legs(self, dial: str) -> list[DialStatus]:
-        """Create the legs that can be created; what became of the others."""
-        failed: list[DialStatus] = []
-        for part in [text for text in dial.split("&") if text]:
-            behaviour = self._world.behaviour(part, self._variable(CcVariable.TARGET))
-            if isinstance(behaviour, Unavailable):
-                self._hangup_cause = CAUSE_ABSENT
-                failed.append(DialStatus.CHANUNAVAIL)
-                continue
-            _, _, rest = part.partition("/")
-            endpoint = rest.split("/")[0].split("@")[-1] or "target"
-            leg = _Leg(self._new_leg(endpoint), part, behaviour)
-            self._legs.append(leg)
-            self._world.appear(leg.channel, self)
-            self._say("DialBegin", self._caller, *leg.channel.fields("Dest"), ("DialString", rest))
-            if not isinstance(behaviour, Busy | Congested):
+    def _begin_legs(self) -> None:
+        """Create every leg that can be created, then call them, as app_dial does."""
+        legs = []
+        for part, target in self._dialled():
+            behaviour = self._world.behaviour(part, target)
+            if not isinstance(behaviour, Unavailable):
+                legs.append(_Leg(self._new_leg(part), target, part, behaviour))
+                self._legs.append(legs[-1])
+                self._world.appear(legs[-1].channel, self)
+        for leg in legs:
+            self._say(
+                "DialBegin", self._caller, *leg.channel.fields("Dest"), ("DialString", leg.dial.partition("/")[2])
+            )
+        for leg in legs:
+            if not isinstance(leg.behaviour, Busy | Congested):
                 self._say("DialState", self._caller, *leg.channel.fields("Dest"), ("DialStatus", "RINGING"))
             leg.channel.state = STATE_RINGING
-        return failed or ([] if self._ringing() else [DialStatus.CHANUNAVAIL])
+        if not legs:
+            self._hangup_cause = CAUSE_ABSENT
 
-    def _new_leg(self, endpoint: str) -> Channel:
+    def _dialled(self) -> list[tuple[str, str]]:
+        """Dial string and target's name of each leg; CC_TARGET names them in the same order."""
+        parts = [text for text in self._variable(CcVariable.DIAL).split("&") if text]
+        target = self._variable(CcVariable.TARGET)
+        names = target.split("&")
+        return list(zip(parts, names if len(names) == len(parts) else [target] * len(parts), strict=True))
+
+    def _new_leg(self, dial: str) -> Channel:
+        technology, _, resource = dial.partition("/")
+        peer, _, _ = resource.partition("/")
+        endpoint = peer.rpartition("@")[2] if technology == "PJSIP" else peer
         return Channel(
-            name=self._world.channel_name(endpoint),
+            name=self._world.channel_name(endpoint or "target", technology),
             uniqueid=self._world.unique_id(),
             linkedid=self._caller.uniqueid,
             context="default",
@@ -368,42 +385,42 @@ class Call:
         status, cause = (DialStatus.BUSY, CAUSE_BUSY) if busy else (DialStatus.CONGESTION, CAUSE_CONGESTION)
         self._hangup_cause = cause
         self._say("HangupRequest", leg.channel, ("Cause", str(cause)))
-        self._leg_ends(leg, status, cause)
+        self._end_legs([leg], status, cause)
         return status
 
-    def _leg_ends(self, leg: _Leg, status: DialStatus, cause: int) -> None:
-        """The Dial of this leg ended without an answer."""
-        self._say("DialEnd", self._caller, *leg.channel.fields("Dest"), ("DialStatus", status.value))
-        self._leg_gone(leg, cause)
+    def _end_legs(self, legs: Sequence[_Leg], status: DialStatus, cause: int) -> None:
+        """The Dial of these legs ended without an answer."""
+        for leg in legs:
+            self._say("DialEnd", self._caller, *leg.channel.fields("Dest"), ("DialStatus", status.value))
+        for leg in legs:
+            self._leg_gone(leg, cause)
 
     def _leg_gone(self, leg: _Leg, cause: int) -> None:
         if not leg.ended:
             leg.ended = True
             self._hangup_event(leg.channel, cause)
 
-    def _nobody_answered(self, failed: list[DialStatus]) -> None:
-        ringing = self._ringing()
+    def _nobody_answered(self, failed: Sequence[DialStatus]) -> None:
+        """DIALSTATUS and HANGUPCAUSE: the latter is that of the last leg that failed by itself, 0 where none did."""
+        ringing, cause = self._ringing(), 0
         if self._stop.is_set():
-            self._dialstatus = DialStatus.CANCEL
+            self._dialstatus, cause = DialStatus.CANCEL, CAUSE_CANCELLED
         elif ringing:
-            self._dialstatus, self._hangup_cause = DialStatus.NOANSWER, 0
+            self._dialstatus = DialStatus.NOANSWER
         else:
-            ranked = (DialStatus.BUSY, DialStatus.CONGESTION, DialStatus.CHANUNAVAIL)
-            self._dialstatus = next((status for status in ranked if status in failed), DialStatus.NOANSWER)
-        for leg in ringing:
-            cancelled = self._dialstatus == DialStatus.CANCEL
-            self._leg_ends(leg, DialStatus(self._dialstatus), CAUSE_CANCELLED if cancelled else 0)
+            ranked = (DialStatus.BUSY, DialStatus.CONGESTION)
+            self._dialstatus = next((status for status in ranked if status in failed), DialStatus.CHANUNAVAIL)
+        self._end_legs(ringing, DialStatus(self._dialstatus), cause)
 
     async def _talk(self, leg: _Leg, funded_s: int) -> float:
         """Bridge the caller and the leg until somebody or a limit ends it; how long they talked, in s."""
         assert isinstance(leg.behaviour, Answers)
         answered = self._loop.time()
         self._dialstatus, self._hangup_cause = DialStatus.ANSWER, CAUSE_NORMAL
+        self._dialled_leg = leg.dial
+        self._end_legs([other for other in self._ringing() if other is not leg], DialStatus.CANCEL, CAUSE_ELSEWHERE)
         leg.channel.state = STATE_UP
         self._say("DialEnd", self._caller, *leg.channel.fields("Dest"), ("DialStatus", DialStatus.ANSWER.value))
-        for other in self._ringing():
-            if other is not leg:
-                self._leg_ends(other, DialStatus.CANCEL, CAUSE_ELSEWHERE)
         self._caller.state, self._up_since = STATE_UP, answered
         self._set_limit(funded_s)
         self._enter_bridge(leg)
@@ -443,7 +460,7 @@ class Call:
         first.bridge_id = second.bridge_id = ""
         self._leg_gone(leg, CAUSE_NORMAL)
 
-    def _note_attempt(self, ring_ms: int, talk_ms: int) -> None:
+    def _note_attempt(self, ring_ms: int, talk_ms: int, answered_by: str) -> None:
         attempt = AttemptOutcome(
             attempt=self._variable(CcVariable.ATTEMPT),
             target=self._variable(CcVariable.TARGET),
@@ -452,8 +469,10 @@ class Call:
             hangup_cause=self._hangup_cause,
             ring_ms=ring_ms,
             talk_ms=talk_ms,
+            answered_by=answered_by,
         )
-        self._outcome = replace(self._outcome, attempts=(*self._outcome.attempts, attempt), target=attempt.target)
+        target = answered_by or attempt.target
+        self._outcome = replace(self._outcome, attempts=(*self._outcome.attempts, attempt), target=target)
 
     # ----- time and hangup
 

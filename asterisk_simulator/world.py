@@ -22,15 +22,18 @@ CONTEXT: Final = "capconduit-inbound"
 
 
 def spool_text(fields: Sequence[str], now_us: int) -> str:
-    """How the handler keeps a settlement: CC_CALL, the arguments of settle after the uniqueid, and when (UTC s)."""
-    return "|".join((*fields, f"{now_us // 1_000_000}.{now_us // 1_000 % 1_000:03d}"))
+    """How the handler keeps a settlement: CC_CALL and the arguments of settle after the uniqueid, before the last of
+    which (what was dialled) stands when it was written (UTC s)."""
+    *told, dialled = fields
+    return "|".join((*told, f"{now_us // 1_000_000}.{now_us // 1_000 % 1_000:03d}", dialled))
 
 
 class World:
     """Runs calls. `await call(spec)` runs one to its end; `start(spec)` runs it as a task; `await close()` ends all.
 
-    `targets` maps a dial string (or CC_TARGET) to what that target does: one behaviour, or a sequence of which each
-    Dial takes the next and the last stays. Unknown targets do `otherwise`.
+    `targets` maps a dial string (or a target's name) to what that target does: one behaviour, or a sequence of which
+    each Dial takes the next and the last stays. Unknown targets do `otherwise`. Of a Dial of several legs
+    (`CC_DIAL=a&b`, `CC_TARGET=x&y`) each leg does what its own target does.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class World:
         ami.channels = self
 
     def script(self, target: str, *behaviours: Behaviour) -> None:
-        """Say what `target` (a dial string or CC_TARGET) does from now on: each Dial takes the next, the last stays."""
+        """Say what `target` (a dial string or a name) does from now on: each Dial takes the next, the last stays."""
         self._targets[target] = list(behaviours)
 
     async def call(self, spec: CallSpec) -> CallOutcome:
@@ -112,10 +115,11 @@ class World:
         self._next_unique += 1
         return f"{self.systemname}-{int(time.time())}.{self._next_unique - 1}"
 
-    def channel_name(self, endpoint: str) -> str:
-        """The next channel name of this endpoint."""
+    def channel_name(self, endpoint: str, technology: str = "PJSIP") -> str:
+        """The next channel name of this endpoint (of a Local channel that of the half that is dialled)."""
         self._next_channel += 1
-        return f"PJSIP/{endpoint}-{self._next_channel - 1:08x}"
+        half = ";1" if technology == "Local" else ""
+        return f"{technology}/{endpoint}-{self._next_channel - 1:08x}{half}"
 
     def bridge_id(self) -> str:
         """A bridge id in the form of a UUID, from `rng`."""

@@ -25,7 +25,7 @@ from fastagi.control import ControlServer
 from fastagi.handlers.attempt import AttemptHandler
 from fastagi.handlers.route import RouteHandler
 from fastagi.handlers.settle import SettleHandler
-from fastagi.housekeeping import Housekeeping
+from fastagi.housekeeping import Housekeeping, look_after_growth
 from fastagi.journal import Journal
 from fastagi.meter import Meter
 from fastagi.reconciler import Reconciler
@@ -128,6 +128,7 @@ class Daemon:
         self._spawn(self._reconciler.run(), "reconciler")
         await self._control.start()
         self._spawn(self._heartbeat(), "heartbeat")
+        self._spawn(look_after_growth(self._housekeeping, self._clock), "growth")
         if (interval_s := watchdog_interval_s()) is not None:
             self._spawn(_watchdog(interval_s), "watchdog")
 

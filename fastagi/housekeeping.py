@@ -1,16 +1,29 @@
-"""Database work that is not on the way of a call, on one thread of its own: heartbeats, and which calls live."""
+"""Database work that is not on the way of a call, on threads of its own: heartbeats, which calls live, and growth.
+
+Failure policy: growth fails open. What could not be made or taken away today is tried again; no call waits for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Final, TypeVar
 
+from capconduit.clock import Clock
 from capconduit.domain.model import Call, Node
+from capconduit.errors import CapConduitError
+from capconduit.services.growth import REST_S, prune
 from capconduit.store.store import Store, Transaction
 
+log = logging.getLogger(__name__)
+
 Answer = TypeVar("Answer")
+
+GROWTH_FIRST_S: Final = 60.0  # after the start, when there is other work to do
+GROWTH_EVERY_S: Final = 86_400.0
+GROWTH_RETRY_S: Final = 600.0
 
 
 class Housekeeping:
@@ -19,6 +32,7 @@ class Housekeeping:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="housekeeping")
+        self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="growth")  # heartbeats do not wait for it
 
     async def node_calls(self, node: str) -> Sequence[Call]:
         """The live calls of a node."""
@@ -40,9 +54,25 @@ class Housekeeping:
         """All daemons as they last wrote of themselves."""
         return await self._run(lambda: self._read(lambda tx: tx.nodes()))
 
+    async def grow(self, clock: Clock) -> Mapping[str, int | None]:
+        """Make the months to come and take away what is over, in small transactions with rests between them; the rows
+        that went by table, or None for a month that went as a whole."""
+        loop = asyncio.get_running_loop()
+        made = await loop.run_in_executor(self._aside, lambda: self._store.ensure_partitions(clock.now_ms()))
+        gone: dict[str, int | None] = {}
+        steps = prune(self._store, clock, exact=False)
+        while (step := await loop.run_in_executor(self._aside, lambda: next(steps, None))) is not None:
+            gone[step.table] = None if step.rows is None else (gone.get(step.table) or 0) + step.rows
+            await asyncio.sleep(REST_S)
+        if made or gone:
+            log.info("growth: made %s, took away %s", ", ".join(made) or "nothing", gone or "nothing")
+        return gone
+
     def close(self) -> None:
-        """Take no more work; what waits is dropped."""
+        """Take no more work; what waits is dropped. A step of growth is waited for: it is short, and uses a connection
+        that is closed next."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self._aside.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, work: Callable[[Transaction], Answer]) -> Answer:
         with self._store.transaction(write=False) as tx:
@@ -50,3 +80,18 @@ class Housekeeping:
 
     async def _run(self, work: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+async def look_after_growth(housekeeping: Housekeeping, clock: Clock) -> None:
+    """Once a day, and again soon where it failed, until cancelled. A bug in it is logged and stops no call."""
+    wait_s = GROWTH_FIRST_S
+    while True:
+        await asyncio.sleep(wait_s)
+        wait_s = GROWTH_RETRY_S
+        try:
+            await housekeeping.grow(clock)
+            wait_s = GROWTH_EVERY_S
+        except CapConduitError as error:
+            log.warning("growth: %s", error)
+        except Exception:
+            log.exception("growth failed")

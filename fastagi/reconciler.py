@@ -113,8 +113,10 @@ class Reconciler:
         self._gone: list[str] = []
         self._wake = asyncio.Event()
         self._retry_s = 0.0  # until the next look, where the last one failed
+        self._looked_s = 0.0
         self._began_ms: int | None = None  # of an Asterisk that was found to be another one
         self._spooled: set[str] = set()  # uniqueids whose end could not yet be taken from the spool
+        self._troubles: list[str] = []  # of the last look
         self._complained: set[str] = set()
 
     def on_event(self, event: AmiEvent) -> None:
@@ -143,8 +145,8 @@ class Reconciler:
         self._wake.set()
 
     def on_kept(self) -> None:
-        """The journal has got something: look at once, unless the last look failed and the next is near."""
-        if not self._retry_s:
+        """The journal or the spool has got something: look at once, unless a look has just failed."""
+        if not self._retry_s or asyncio.get_running_loop().time() - self._looked_s >= RETRY_S[0]:
             self._wake.set()
 
     async def run(self) -> None:
@@ -162,14 +164,18 @@ class Reconciler:
 
     async def _look(self) -> bool:
         """One look at everything; False where a part of it failed and should be tried again soon."""
-        well = True
+        troubles: list[str] = []
+        self._looked_s = asyncio.get_running_loop().time()
         for step in self._steps():
             try:
                 await step()
             except (CapConduitError, EngineBusy, JournalFailed) as error:
-                log.warning("reconciling: %s", error or type(error).__name__)
-                well = False
-        return well
+                troubles.append(str(error) or type(error).__name__)
+        for trouble in troubles:
+            if trouble not in self._troubles:  # once for as long as it lasts
+                log.warning("reconciling: %s", trouble)
+        self._troubles = troubles
+        return not troubles
 
     def _steps(self) -> Sequence[Callable[[], Awaitable[None]]]:
         always = (self._replay, self._settle_abandoned)
@@ -250,23 +256,28 @@ class Reconciler:
         kept = await self._ami.db_get_tree(SPOOL_FAMILY)
         entries = {path: read_entry(path, text) for path, text in kept.items()}
         self._spooled = {entry.uniqueid for entry in entries.values() if entry is not None}
+        answered: dict[str, int | None] = {}  # when the live ones of them were answered, by call id
+        if entries:
+            answered = {call.id: call.answered_ms for call in await self._housekeeping.node_calls(self._node)}
         trouble: CapConduitError | EngineBusy | None = None
         for path, entry in entries.items():
             try:
-                await self._settle_entry(self._ami, path, entry)
+                await self._settle_entry(self._ami, path, entry, answered)
             except (CapConduitError, EngineBusy) as error:
                 log.warning("the kept settlement %s: %s", path, error or type(error).__name__)
                 trouble = error
         if trouble is not None:
             raise trouble
 
-    async def _settle_entry(self, ami: AmiLink, path: str, entry: SpoolEntry | None) -> None:
+    async def _settle_entry(
+        self, ami: AmiLink, path: str, entry: SpoolEntry | None, answered: Mapping[str, int | None]
+    ) -> None:
         node = await self._housekeeping.call_node(entry.call_id) if entry is not None else None
         if entry is None or node is None:
             self._spooled.discard(entry.uniqueid if entry else "")
             self._complain(path, "cannot be read" if entry is None else "is of a call that this database does not know")
             return
-        report = report_of(entry, node, self._meter.times(entry.uniqueid))
+        report = report_of(entry, node, self._meter.times(entry.uniqueid), answered.get(entry.call_id))
         answer: SettleAnswer = await self._asker.ask(report)
         self._spooled.discard(entry.uniqueid)
         if answer.call_id != entry.call_id:

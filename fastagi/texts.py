@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 MAX_TEXT: Final = 256
+MAX_DIAL: Final = 1_024  # what one leg is dialled with
 MAX_UNIQUEID: Final = 150  # AST_MAX_UNIQUEID of Asterisk include/asterisk/channel.h
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NUMBER = re.compile(r"^\s*(\d{1,15})(?:\.\d*)?\s*$")
@@ -28,9 +29,14 @@ def uniqueid_of(args: tuple[str, ...]) -> str:
     return uniqueid
 
 
-def argument(args: tuple[str, ...], position: int) -> str:
+def argument(args: tuple[str, ...], position: int, limit: int = MAX_TEXT) -> str:
     """The cleaned argument at `position` (0 is the uniqueid); empty where there is none."""
-    return clean(args[position]) if position < len(args) else ""
+    return clean(args[position], limit) if position < len(args) else ""
+
+
+def dialled_leg(text: str) -> str:
+    """What was dialled for the leg that answered, as in CC_DIAL; the dialplan says `/` where none did."""
+    return "" if text.startswith("/") else text
 
 
 def number(text: str) -> int | None:

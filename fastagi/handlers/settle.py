@@ -1,6 +1,7 @@
 """`settle`: the call ended; post its price, free its places, write its CDR. Acknowledged only when durable.
 
-Arguments: uniqueid, attempt, DIALSTATUS, ANSWEREDTIME_MS, DIALEDTIME_MS, HANGUPCAUSE, CHANNEL(hangupsource), context.
+Arguments: uniqueid, attempt, DIALSTATUS, ANSWEREDTIME_MS, DIALEDTIME_MS, HANGUPCAUSE, CHANNEL(hangupsource), context,
+what was dialled for the leg that answered.
 Failure policy: fail closed. What the database cannot take in time is kept in the local journal, with what AMI saw, and
 acknowledged when it is on the disk. Without CC_ACK the dialplan keeps the settlement in Asterisk's own database, from
 where it is read later; settling twice is the same as once.
@@ -23,7 +24,7 @@ from fastagi.asking import Asker
 from fastagi.handlers.replies import ACKNOWLEDGED, NOT_ACKNOWLEDGED
 from fastagi.journal import Journal, JournalFailed
 from fastagi.meter import Meter
-from fastagi.texts import argument, clean, number, uniqueid_of
+from fastagi.texts import MAX_DIAL, argument, clean, dialled_leg, number, uniqueid_of
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class SettleHandler:
         args, ended_ms = request.args, self._now_ms()
         uniqueid = uniqueid_of(args)
         await self._meter.wait_for_end(uniqueid, AMI_GRACE_S)
+        leg = self._meter.times(uniqueid)
         report = SettleReport(
             node=self._node,
             uniqueid=uniqueid,
@@ -71,7 +73,7 @@ class SettleHandler:
             hangup_cause=number(argument(args, 5)) or 0,
             hangup_source=argument(args, 6),
             channel=clean(request.env.get("agi_channel", "")),
-            leg=self._meter.times(uniqueid),
+            leg=replace(leg, dial=leg.dial or dialled_leg(argument(args, 8, MAX_DIAL))),
         )
         try:
             answer = await self._settled(report)

@@ -319,9 +319,10 @@ def test_a_call_is_settled_when_the_caller_hangs_up(asterisk: Asterisk, agi: Scr
     with Sipp.uas(Scenario.UAS_ANSWER) as target:
         agi.on["route"] = to(target)
         dial(NUMBER, asterisk.ports.sip, hold_ms=100)
-        uniqueid, attempt, status, answered_ms, dialed_ms, cause, source, context = agi.arguments("settle")
+        uniqueid, attempt, status, answered_ms, dialed_ms, cause, source, context, dialled = agi.arguments("settle")
     assert uniqueid == agi.arguments("route")[0]
     assert (attempt, status, cause, context) == ("1", "ANSWER", "16", "capconduit-inbound")
+    assert dialled == f"PJSIP/capconduit-out/{target.uri}"
     assert 0 < int(answered_ms) <= int(dialed_ms)
     assert source.startswith("PJSIP/carrier-")
     asterisk.wait_idle()
@@ -332,7 +333,7 @@ def test_a_call_is_settled_when_the_target_hangs_up(asterisk: Asterisk, agi: Scr
     with Sipp.uas(Scenario.UAS_HANG_UP, hold_ms=100) as target:
         agi.on["route"] = to(target)
         dial(NUMBER, asterisk.ports.sip, ended_by="us")
-        _, _, status, answered_ms, _, cause, source, _ = agi.arguments("settle")
+        _, _, status, answered_ms, _, cause, source, *_ = agi.arguments("settle")
     assert (status, cause) == ("ANSWER", "16")
     assert int(answered_ms) > 0
     assert source.startswith("PJSIP/capconduit-out-")
@@ -350,7 +351,7 @@ def test_an_answered_call_ends_with_its_money_and_not_with_unused_ringing_time(
     with Sipp.uas(Scenario.UAS_ANSWER) as target:
         agi.on["route"] = to(target, ring_s=30, funded_s=1)
         dial(NUMBER, asterisk.ports.sip, ended_by="us")
-        _, _, status, answered_ms, _, _, source, _ = agi.arguments("settle")
+        _, _, status, answered_ms, _, _, source, *_ = agi.arguments("settle")
     assert (status, source) == ("ANSWER", "")
     assert 900 < int(answered_ms) < 30_000
 
@@ -438,7 +439,7 @@ def test_attempt_without_an_answer_falls_back_and_is_kept(asterisk: Asterisk, ag
         agi.on["settle"] = Reset()
         dial(NUMBER, asterisk.ports.sip, expect=500)
     row = spooled(asterisk)
-    assert (row["call"], row["attempt"], row["dialstatus"]) == ("01CALL", "1", "CONGESTION")
+    assert (row["call"], row["attempt"], row["dialstatus"], row["dialled"]) == ("01CALL", "1", "CONGESTION", "/")
 
 
 def test_attempts_are_bounded_in_the_dialplan_too(asterisk: Asterisk, agi: ScriptedAgi) -> None:
@@ -463,6 +464,7 @@ def test_a_settlement_nobody_took_is_kept(asterisk: Asterisk, agi: ScriptedAgi, 
     assert int(row["answered_ms"]) > 0
     assert row["hangup_source"].startswith("PJSIP/carrier-" if ended_by == "caller" else "PJSIP/capconduit-out-")
     assert row["context"] == "capconduit-inbound"
+    assert row["dialled"] == f"PJSIP/capconduit-out/{target.uri}"
     assert re.fullmatch(r"\d{10}\.\d{3}", row["ended"])
 
 

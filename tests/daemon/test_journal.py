@@ -139,7 +139,7 @@ def held_flush(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Even
         assert let.wait(30)
         real(file)
 
-    monkeypatch.setattr(journal_module.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     yield asked, let
     let.set()
 
@@ -163,7 +163,7 @@ def test_nothing_is_told_as_kept_before_the_disk_has_it_and_the_loop_goes_on(
 def test_settlements_that_come_while_the_disk_works_share_one_flush(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flushes = []
+    flushes: list[int] = []
 
     async def test(journal: Journal) -> None:
         with held_flush(monkeypatch) as (asked, let):
@@ -171,7 +171,7 @@ def test_settlements_that_come_while_the_disk_works_share_one_flush(
             await until(asked.is_set)
             others = [asyncio.ensure_future(journal.append(report(f"u-{n}"))) for n in range(100)]
             await asyncio.sleep(0)
-            monkeypatch.setattr(journal_module.os, "fsync", flushes.append)
+            monkeypatch.setattr(os, "fsync", flushes.append)
             let.set()
             await asyncio.gather(first, *others)
         assert len(flushes) == 1
@@ -202,7 +202,7 @@ def test_what_cannot_be_written_is_not_kept_and_harms_nothing_before_or_after_it
         await journal.append(report("u-1"))
         before = journal.path.read_bytes()
         with monkeypatch.context() as patch:
-            patch.setattr(journal_module.os, call, broken)
+            patch.setattr(os, call, broken)
             with pytest.raises(JournalFailed):
                 await journal.append(report("u-2"))
         assert journal.path.read_bytes() == before
@@ -234,7 +234,7 @@ def test_a_file_that_is_taken_away_in_the_moment_of_writing_keeps_nothing(
     async def test(journal: Journal) -> None:
         await journal.append(report("u-1"))
         with monkeypatch.context() as patch:
-            patch.setattr(journal_module.os, "fsync", lambda _file: journal.path.unlink())
+            patch.setattr(os, "fsync", lambda _file: journal.path.unlink())
             with pytest.raises(JournalFailed):
                 await journal.append(report("u-2"))
 

@@ -53,7 +53,7 @@ def arguments(request: Request) -> list[str]:
     return [value for name, value in request.items() if name.startswith("agi_arg_")]
 
 
-def test_route_gets_nine_arguments_and_settle_eight() -> None:
+def test_route_gets_nine_arguments_and_so_does_settle() -> None:
     seen: list[Request] = []
 
     async def scenario() -> None:
@@ -63,12 +63,12 @@ def test_route_gets_nine_arguments_and_settle_eight() -> None:
         assert arguments(route) == [
             *[outcome.uniqueid] * 2, "18005550100", "12125550147", "Ann_ _B_", "carrier", "A", "verified", "abc@x",
         ]  # fmt: skip
-        uniqueid, attempt, status, answered_ms, dialed_ms, cause, source, context = arguments(settle)
+        uniqueid, attempt, status, answered_ms, dialed_ms, cause, source, context, dialled = arguments(settle)
         assert (uniqueid, attempt, status, cause) == (outcome.uniqueid, "a1", "ANSWER", "16")
         assert int(answered_ms) >= outcome.talk_ms
         assert int(dialed_ms) >= int(answered_ms)
         assert source.startswith("PJSIP/carrier-")
-        assert context == "capconduit-inbound"
+        assert (context, dialled) == ("capconduit-inbound", "PJSIP/buyer1")
         assert (outcome.settled_ack, outcome.spooled, outcome.dialstatus) == (True, False, "ANSWER")
         assert outcome.talk_ms >= 30
 
@@ -435,7 +435,7 @@ def test_an_unacknowledged_settlement_is_read_and_deleted_over_ami() -> None:
                 "ANSWER",
                 "16",
             )
-            assert entry["context"] == INBOUND_CONTEXT
+            assert (entry["context"], entry["dialled"]) == (INBOUND_CONTEXT, outcome.attempts[0].dial)
             assert int(entry["answered_ms"]) >= outcome.talk_ms
             assert abs(float(entry["ended"]) - time.time()) < 60
             await reader.ask(Action="Setvar", Variable=f"DB_DELETE(capconduit/unsettled/{outcome.uniqueid})", Value="1")
