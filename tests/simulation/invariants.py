@@ -1,20 +1,16 @@
-"""The promises, looked at from outside after every step: read from the tables, counted by other means than the code's.
+"""The promises, looked at after every commit and whenever something really happens; and all of them at rest.
 
-The recount does not use the windows' arithmetic: it compares local dates, hours and months by their names.
+What a commit has changed is checked at once against sums that are kept here apart (cheap); the slow recount of
+everything, by tests.simulation.reference, comes now and then and at rest. `reality` is what asterisk.py lives through.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from fractions import Fraction
-from math import ceil
-from typing import Any
-from zoneinfo import ZoneInfo
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from capconduit.domain import model
-from capconduit.domain.calls import DialAnswer
 from capconduit.domain.model import (
     Account,
     Attempt,
@@ -23,289 +19,530 @@ from capconduit.domain.model import (
     Cap,
     Cdr,
     Counter,
-    Did,
+    Event,
     Hold,
     LedgerEntry,
     Place,
+    RecentCaller,
     Seller,
-    Target,
+    Setting,
+    TargetState,
+    Tombstone,
 )
-from capconduit.domain.needs import Command
-from capconduit.domain.settlement import CUT_TOLERANCE_MS
-from capconduit.store.rows import mapping
-from capconduit.store.sqlstore import SqlStore, SqlTransaction
+from capconduit.services.balances import verify_balances
+from capconduit.services.caps import verify_caps
 from capconduit.vocab import (
-    CampaignStatus,
+    CallState,
     CapMetric,
     CapScope,
-    DidStatus,
+    EventKind,
     HoldState,
     LedgerKind,
     PlaceState,
-    Status,
+    RejectCode,
     WindowKind,
 )
-from tests.unit.estate_builder import EstateBuilder
+from tests.simulation import reference
+from tests.simulation.memory import KINDS, Change, Tables
+from tests.simulation.reference import PER_ATTEMPT, Uses
 
-KINDS = [
-    k for k in vars(model).values() if isinstance(k, type) and k.__module__ == model.__name__ and k is not model.Entity
-]
-PER_ATTEMPT = (CapScope.TARGET, CapScope.RULE)
+if TYPE_CHECKING:
+    from tests.simulation.asterisk import Line
+    from tests.simulation.world import World
+
 Key = tuple[str, int]
+TOLERANCE_MS = 60  # signalling: an answer is seen, and a limit moved, a few milliseconds late
+DRIFT_MS = 250  # and a clock that drifts while a daemon is away
 
 
-def local_name(kind: WindowKind, at_ms: int, zone: str) -> str:
-    """The name of the window of an instant, as a person in that zone would say it; equal names are one window."""
-    local = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)).astimezone(ZoneInfo(zone))
-    match kind:
-        case WindowKind.HOUR:
-            return local.strftime("%Y-%m-%d %H %z")
-        case WindowKind.DAY:
-            return local.strftime("%Y-%m-%d")
-        case WindowKind.WEEK:
-            return local.strftime("%G week %V")
-        case WindowKind.MONTH:
-            return local.strftime("%Y-%m")
+def zone_of(cap: Cap, tables: Tables) -> str:
+    """The time zone that a cap's windows follow."""
+    from capconduit.domain.model import Did, Rule
+
+    rows = tables.rows
+    seller: str | None = None
+    match cap.scope:
+        case CapScope.SELLER:
+            seller = cap.scope_id
+        case CapScope.CAMPAIGN:
+            seller = rows[Campaign][cap.scope_id].seller_id
+        case CapScope.RULE:
+            seller = rows[Campaign][rows[Rule][cap.scope_id].campaign_id].seller_id
+        case CapScope.DID:
+            seller = rows[Did][cap.scope_id].seller_id
         case _:
-            return "always"
+            pass
+    if seller is not None:
+        return str(rows[Seller][seller].timezone)
+    return str(rows[Setting][(cap.tenant_id, "timezone")].value)
 
 
 class Invariants:
-    """Remembers what stood before, so that growth beyond a limit is seen."""
+    """What is remembered between two looks, and the looks."""
 
-    def __init__(self, store: SqlStore, builder: EstateBuilder) -> None:
-        self._store = store
-        self._zones = {s.id: s.timezone for s in builder.sellers}
-        self._system_zone = next(s.value for s in builder.settings if s.name == "timezone")
-        self._builder = builder
-        self._from_the_start = {c.id for c in builder.caps}
-        self._counts: dict[Key, int] = {}
-        self._by_operator = False
-        self._dialled: set[tuple[str, int]] = set()
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._tables = world.tables
+        self._ledger: Tally[str] = Tally()
+        self._held: Tally[str] = Tally()
+        self._counted: Tally[Key] = Tally()
+        self._open: Tally[Key] = Tally()
+        self._active: Tally[str] = Tally()
+        self._billed: set[str] = set()
+        self._since: dict[str, int] = {}  # cap id → when it began to count
+        self._funded: dict[str, int] = {}  # call id → seconds that are durably funded
+        self._channels: set[tuple[str, str]] = set()  # that were recorded
+        self._new_ledger: list[LedgerEntry] = []
+        self._states_before: dict[str, TargetState | None] = {}
+        self._commits = 0
+        self.recounts = 0
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    # --- after every commit -------------------------------------------------------------------------------------------
 
-    def _all(self, tx: SqlTransaction, kind: type[Any]) -> list[Any]:
-        m = mapping(kind)
-        return [m.load(row) for row in tx.query(m.select)]
+    def committed(self, changes: list[Change]) -> None:
+        """A transaction stands."""
+        by_kind: dict[type[Any], list[Change]] = {}
+        for change in changes:
+            by_kind.setdefault(change[0], []).append(change)
+        self._commits += 1
+        self._new_ledger = [after for _, _, _, after in by_kind.get(LedgerEntry, ())]
+        for _, key, _, after in by_kind.get(Call, ()):
+            if after is not None:
+                self._funded[key] = after.funded_s
+        self._states_before = {key: before for _, key, before, _ in by_kind.get(TargetState, ())}
+        self._note_caps(by_kind)
+        self._ledger_grew(by_kind.get(LedgerEntry, ()))
+        self._holds_moved(by_kind.get(Hold, ()))
+        self._accounts_stand(by_kind)
+        self._attempts_moved(by_kind.get(Attempt, ()))
+        self._targets_stand(by_kind)
+        self._places_moved(by_kind.get(Place, ()))
+        self._counters_stand(by_kind)
+        for _, _, before, after in by_kind.get(Call, ()):
+            if before is None:
+                self._call_began(after)
+            elif after is None:
+                self._call_ended(before)
+            else:
+                self._call_went_on(before, after)
+        for _, _, before, after in by_kind.get(Cdr, ()):
+            assert before is None, f"the record of {before.uniqueid} was changed"
+            self._recorded(after)
+        self._told(by_kind)
+        self._limits_hold(by_kind.get(Counter, ()), by_kind.get(Cap, ()))
+        if self._world.every_commit or self._commits % self._world.recount_every == 0:
+            self.recount()
 
-    def everything(self) -> dict[str, list[Any]]:
-        """All rows of all tables."""
-        with self._store.transaction(write=False) as tx:
-            return {k.__name__: sorted(map(repr, self._all(tx, k))) for k in KINDS}
+    def _note_caps(self, by_kind: dict[type[Any], list[Change]]) -> None:
+        """Since when caps count; those whose time zone changes begin a window with what the old one has used."""
+        for _, key, before, after in by_kind.get(Cap, ()):
+            if before is None:
+                self._since[key] = self._world.office_now_ms()
+            elif after is None:
+                self._since.pop(key, None)
+        if any(key[1] == "timezone" and before is not None for _, key, before, _ in by_kind.get(Setting, ())):
+            self._world.carried |= set(self._tables.rows[Cap])
 
-    def operated(self) -> None:
-        """An operator has changed something: caps may be set below their use."""
-        self._by_operator = True
+    def _ledger_grew(self, changes: Iterable[Change]) -> None:
+        for _, _, before, entry in changes:
+            assert before is None, f"ledger entry {before.id} was changed"
+            self._ledger[entry.seller_id] += entry.amount_micros
+            assert entry.balance_after_micros == self._ledger[entry.seller_id], f"{entry.id}: balance after it"
+            if entry.kind is LedgerKind.CALL:
+                assert entry.amount_micros < 0
+                assert entry.call_id not in self._billed, f"{entry.call_id} is billed twice"
+                self._billed.add(entry.call_id)
 
-    def answered(self, command: Command, answer: DialAnswer) -> None:
-        """An answer to dial must be covered by an open hold, and be allowed by the estate as it stands."""
-        with self._store.transaction(write=False) as tx:
-            self._allowed(tx, answer)
-            holds = [h for h in self._all(tx, Hold) if h.call_id == answer.call_id]
-            calls = [c for c in self._all(tx, Call) if c.id == answer.call_id]
-        if not calls:
-            return  # it ended in the same batch
-        assert len(holds) == 1
-        assert holds[0].state is HoldState.OPEN
-        assert price(calls[0], calls[0].funded_s) <= holds[0].amount_micros, "funded beyond its hold"
-        assert answer.funded_s <= calls[0].funded_s  # extended in the same batch, never less
+    def _holds_moved(self, changes: Iterable[Change]) -> None:
+        for _, _, before, hold in changes:
+            assert hold is not None
+            assert before is None or before.state is HoldState.OPEN, f"hold of {hold.call_id} was opened again"
+            self._held[hold.seller_id] += _open_micros(hold) - (_open_micros(before) if before else 0)
 
-    def _allowed(self, tx: SqlTransaction, answer: DialAnswer) -> None:
-        """A Dial that is told for the first time goes to an open target, in a campaign and on a DID that take calls."""
-        if (answer.call_id, answer.attempt) in self._dialled:
-            return
-        self._dialled.add((answer.call_id, answer.attempt))
-        for call in (c for c in self._all(tx, Call) if c.id == answer.call_id):
-            if answer.attempt == 1:
-                assert {s.status for s in self._all(tx, Seller) if s.id == call.seller_id} == {Status.ACTIVE}
-                assert {d.status for d in self._all(tx, Did) if d.id == call.did_id} == {DidStatus.ASSIGNED}
-                campaigns = {c.status for c in self._all(tx, Campaign) if c.id == call.campaign_id}
-                assert campaigns == {CampaignStatus.ACTIVE}, "a paused campaign took a call"
-            assert {t.enabled for t in self._all(tx, Target) if t.name == answer.target} == {True}, "a closed target"
+    def _accounts_stand(self, by_kind: dict[type[Any], list[Change]]) -> None:
+        touched = {key for _, key, _, _ in by_kind.get(Account, ())}
+        for kind in (LedgerEntry, Hold):
+            touched |= {after.seller_id for _, _, _, after in by_kind.get(kind, ())}
+        for seller_id in touched:
+            account: Account = self._tables.rows[Account][seller_id]
+            assert account.available_micros >= 0, f"{seller_id} has {account.available_micros} available"
+            assert account.balance_micros == self._ledger[seller_id], f"{seller_id}: balance is not its ledger"
+            assert account.held_micros == self._held[seller_id], f"{seller_id}: held is not its open holds"
 
-    # --- checking -----------------------------------------------------------------------------------------------------
+    def _attempts_moved(self, changes: Iterable[Change]) -> None:
+        for _, _, before, after in changes:
+            if before is None:
+                self._dialled(after)
+                earlier = [a for a in self._tables.parts[Attempt][after.call_id].values() if a.number < after.number]
+                assert after.number == len(earlier) + 1, f"{after.call_id}: attempts are not numbered in a row"
+                assert after.target_id not in {a.target_id for a in earlier}, f"{after.call_id}: a target twice"
+            else:
+                assert before.ended_ms is None or replace(before, rang_ms=after.rang_ms) == after, (
+                    f"{after.call_id}: an attempt that had ended was changed"
+                )
+            self._active[after.target_id] += int(after.ended_ms is None)
+            self._active[after.target_id] -= int(before is not None and before.ended_ms is None)
 
-    def check(self) -> None:
-        """All promises, now. Raises AssertionError."""
-        with self._store.transaction(write=False) as tx:
-            rows = {k: self._all(tx, k) for k in (Account, Attempt, Call, Cap, Cdr, Counter, Hold, LedgerEntry, Place)}
-        self._money(rows)
-        self._once(rows)
-        self._places(rows)
-        self._limits(rows)
-        self._recount(rows)
+    def _dialled(self, attempt: Attempt) -> None:
+        call = self._tables.rows[Call].get(attempt.call_id)
+        if call is not None:
+            self._world.allowed.dialled(attempt, call.campaign_id, self._states_before.get(attempt.target_id))
 
-    def _money(self, rows: dict[type, list[Any]]) -> None:
-        for account in rows[Account]:
-            mine = [e for e in rows[LedgerEntry] if e.seller_id == account.seller_id]
-            held = [h for h in rows[Hold] if h.seller_id == account.seller_id and h.state is HoldState.OPEN]
-            assert account.available_micros >= 0, f"{account.seller_id} has {account.available_micros} available"
-            assert account.balance_micros == sum(e.amount_micros for e in mine), f"{account.seller_id}: ledger"
-            assert account.held_micros == sum(h.amount_micros for h in held), f"{account.seller_id}: held"
-        charged = {e.call_id: -e.amount_micros for e in rows[LedgerEntry] if e.kind is LedgerKind.CALL}
-        for cdr in rows[Cdr]:
-            assert cdr.amount_micros == charged.get(cdr.call_id, 0), f"{cdr.uniqueid}: record against ledger"
-            assert cdr.amount_micros + cdr.written_off_micros in possible_prices(cdr), f"{cdr.uniqueid}: price"
-            assert min(cdr.amount_micros, cdr.written_off_micros, cdr.talk_ms, cdr.ring_ms) >= 0
+    def _targets_stand(self, by_kind: dict[type[Any], list[Change]]) -> None:
+        touched = {key for _, key, _, _ in by_kind.get(TargetState, ())}
+        touched |= {after.target_id for _, _, _, after in by_kind.get(Attempt, ())}
+        for target_id in touched:
+            state = self._tables.rows[TargetState].get(target_id)
+            active = state.active if state else 0
+            assert active == self._active[target_id], f"{target_id}: {active} active, {self._active[target_id]} ring"
 
-    def _once(self, rows: dict[type, list[Any]]) -> None:
-        """A channel is one call; a call is alive or settled, and settled once."""
-        channels = Tally((r.node, r.uniqueid) for r in [*rows[Cdr], *rows[Call]])
-        assert not [c for c, count in channels.items() if count > 1], f"twice: {channels.most_common(1)}"
-        entries = Tally(e.call_id for e in rows[LedgerEntry] if e.call_id)
-        assert not [c for c, count in entries.items() if count > 1], f"billed twice: {entries.most_common(1)}"
-        alive = {c.id for c in rows[Call]}
-        assert {h.call_id for h in rows[Hold] if h.state is HoldState.OPEN} == alive, "open holds against live calls"
-        assert {p.call_id for p in rows[Place] if p.state is not PlaceState.RELEASED} <= alive, "a place without a call"
+    def _places_moved(self, changes: Iterable[Change]) -> None:
+        for _, key, before, after in changes:
+            if before is not None:
+                place_key = (before.cap_id, before.window_start_ms)
+                self._counted[place_key] -= before.counted
+                self._open[place_key] -= before.amount if before.state is not PlaceState.RELEASED else 0
+                was_released = before.state is PlaceState.RELEASED
+                assert not was_released or after is None or after == before, f"place {key} was taken again"
+            if after is not None:
+                place_key = (after.cap_id, after.window_start_ms)
+                self._counted[place_key] += after.counted
+                self._open[place_key] += after.amount if after.state is not PlaceState.RELEASED else 0
+                assert min(after.counted, after.amount) >= 0, f"place {key} is negative"
 
-    def _places(self, rows: dict[type, list[Any]]) -> None:
-        """Counters are what their places say."""
-        counted: Tally[Key] = Tally()
-        taken: Tally[Key] = Tally()
-        for place in rows[Place]:
-            key = (place.cap_id, place.window_start_ms)
-            counted[key] += place.counted
-            taken[key] += place.amount if place.state is not PlaceState.RELEASED else 0
-        counters = {(c.cap_id, c.window_start_ms): c for c in rows[Counter]}
-        assert taken.keys() <= counters.keys(), "places without a counter"
-        for key, counter in counters.items():
+    def _counters_stand(self, by_kind: dict[type[Any], list[Change]]) -> None:
+        keys = {key for _, key, _, _ in by_kind.get(Counter, ())}
+        for _, _, before, after in by_kind.get(Place, ()):
+            keys |= {(p.cap_id, p.window_start_ms) for p in (before, after) if p is not None}
+        for key in keys:
+            cap = self._tables.rows[Cap].get(key[0])
+            counter = self._tables.rows[Counter].get(key)
+            if cap is not None and cap.metric is CapMetric.CPS:
+                continue
+            if counter is None:
+                assert not self._counted[key] and not self._open[key], f"{key}: places without a counter"
+                continue
             stands = (counter.used, counter.in_flight)
             assert min(stands) >= 0, f"{key}: {stands}"
-            assert stands == (counter.base + counted[key], taken[key]), f"{key}: {stands} against its places"
+            sums = (counter.base + self._counted[key], self._open[key])
+            assert stands == sums, f"{key}: counter {stands}, places {sums}"
 
-    def _limits(self, rows: dict[type, list[Any]]) -> None:
-        """No more than the limit; where an operator put the limit below the use, no more than there was."""
-        limits = {c.id: c.limit_value for c in rows[Cap]}
-        counts = {(c.cap_id, c.window_start_ms): c.used + c.in_flight for c in rows[Counter]}
-        for key, count in counts.items():
-            limit = limits.get(key[0])
-            if limit is not None and count > max(limit, self._counts.get(key, 0)) and not self._by_operator:
-                raise AssertionError(f"{key}: {count} over {limit}, was {self._counts.get(key)}")
-        self._counts, self._by_operator = counts, False
+    def _limits_hold(self, counters: Iterable[Change], caps: Iterable[Change]) -> None:
+        """A count may stand above a limit that was lowered, and go down; it never grows there."""
+        fresh = {key for _, key, before, _ in caps if before is None}
+        for _, key, before, after in counters:
+            if after is None or key[0] in fresh:
+                continue
+            cap = self._tables.rows[Cap].get(key[0])
+            total = after.used + after.in_flight
+            if cap is None or total <= (before.used + before.in_flight if before else 0):
+                continue
+            if cap.metric is CapMetric.CPS or cap.window_kind is WindowKind.ROLLING:
+                self._look_back(cap, key[1])
+            else:
+                assert total <= cap.limit_value, f"{key}: {total} over its limit {cap.limit_value}"
+    def _look_back(self, cap: Cap, bucket_ms: int) -> None:
+        """In any interval as long as the window there is no more than the limit: all those that hold a new use."""
+        window_ms = 1_000 if cap.metric is CapMetric.CPS else cap.window_ms
+        since = self._since[cap.id] if cap.metric is CapMetric.CPS else 0  # it has no past
+        uses = sorted((at, used + held) for at, used, held in self._uses(cap) if used + held and at >= since)
+        grown = [at for at, _ in uses if bucket_ms <= at < bucket_ms + self._width_ms(cap)]
+        if not grown:
+            return
+        for end, _ in uses:
+            if end >= grown[0] and end - window_ms < grown[-1]:
+                total = sum(n for at, n in uses if end - window_ms < at <= end)
+                assert total <= cap.limit_value, (
+                    f"{cap.id}: {total} within {window_ms} ms to {end}, the limit is {cap.limit_value}"
+                )
 
-    # --- the recount --------------------------------------------------------------------------------------------------
+    def _width_ms(self, cap: Cap) -> int:
+        return 50 if cap.metric is CapMetric.CPS else max(-(-cap.window_ms // 60), 1_000)
 
-    def _zone(self, cap: Cap) -> str:
-        b = self._builder
-        match cap.scope:
-            case CapScope.SELLER:
-                return self._zones[cap.scope_id]
-            case CapScope.CAMPAIGN:
-                return self._zones[next(c.seller_id for c in b.campaigns if c.id == cap.scope_id)]
-            case CapScope.RULE:
-                campaign = next(r.campaign_id for r in b.rules if r.id == cap.scope_id)
-                return self._zones[next(c.seller_id for c in b.campaigns if c.id == campaign)]
-            case CapScope.DID:
-                return self._zones[str(next(d.seller_id for d in b.dids if d.id == cap.scope_id))]
-            case _:
-                return self._system_zone
+    def _uses(self, cap: Cap) -> list[tuple[int, int, int]]:
+        if cap.metric is not CapMetric.CPS:
+            return Uses(self._tables).of(cap)
+        return [(at, 1, 0) for at in Uses(self._tables).admissions(cap)]
 
-    def _recount(self, rows: dict[type, list[Any]]) -> None:
-        """Counters against calls and attempts counted one by one.
+    # --- calls --------------------------------------------------------------------------------------------------------
 
-        All windows of a cap that stood from the start; of one that was set later, the window it was set in.
-        """
-        for cap in rows[Cap]:
-            zone = self._zone(cap)
-            only = None if cap.id in self._from_the_start else local_name(cap.window_kind, cap.created_ms, zone)
-            used = Tally(local_name(cap.window_kind, at, zone) for at in settled_uses(cap, rows))
-            live = Tally(local_name(cap.window_kind, at, zone) for at in live_uses(cap, rows))
-            stands: dict[str, tuple[int, int]] = {}
-            for counter in rows[Counter]:
-                if counter.cap_id == cap.id:
-                    name = local_name(cap.window_kind, counter.window_start_ms, zone)
-                    assert name not in stands, f"{cap.id}: two windows are one {cap.window_kind}, {name}"
-                    stands[name] = (counter.used, counter.in_flight)
-            for name in used.keys() | live.keys() | stands.keys() if only is None else {only}:
-                counted = (used[name], live[name])
-                assert stands.get(name, (0, 0)) == counted, f"{cap.id} {name}: {stands.get(name)} against {counted}"
+    def _call_began(self, call: Call) -> None:
+        """A new call has its hold, its first Dial, a place in every cap of its path, and was allowed."""
+        hold = self._tables.rows[Hold].get(call.id)
+        assert hold is not None, f"{call.uniqueid} has no hold"
+        assert hold.state is HoldState.OPEN, f"{call.uniqueid}: hold {hold.state}"
+        self._world.admitted += 1
+        self._has_places(call, fresh=True)
+        self._is_funded(call)
+        self._world.allowed.admitted(call)
+
+    def _has_places(self, call: Call, *, fresh: bool) -> None:
+        """Every cap on the call and on its ringing targets counts it, in the window of its admission."""
+        rows = self._tables.rows
+        places = self._tables.parts[Place].get(call.id, {})
+        held = {(n, cap_id): p for (n, cap_id), p in places.items() if p.state is not PlaceState.RELEASED}
+        trunks = {t.id: t.name for t in rows[_kind("Trunk")].values()}
+        ringing = [a for a in self._tables.parts[Attempt][call.id].values() if a.ended_ms is None]
+        for cap in rows[Cap].values():
+            if cap.metric is CapMetric.CPS:
+                continue
+            if cap.scope in PER_ATTEMPT:
+                column = "target_id" if cap.scope is CapScope.TARGET else "rule_id"
+                wanted = [(a, a.started_ms) for a in ringing if getattr(a, column) == cap.scope_id]
+            else:
+                wanted = [(None, call.decided_ms)] if reference.owner_of(cap, call, trunks) else []
+            for leg, at_ms in wanted:
+                place = held.get((leg.number if leg else 0, cap.id))
+                assert place is not None, f"{call.uniqueid} takes no place in {cap.id}"
+                amount = reference.reserved(cap, call, rows[Hold][call.id].amount_micros, leg)
+                assert place.amount == amount, f"{call.uniqueid} reserves {place.amount} of {cap.id}, not {amount}"
+                if fresh and cap.window_kind is not WindowKind.ROLLING:
+                    zone = zone_of(cap, self._tables)
+                    named = reference.window_name(cap.window_kind, place.window_start_ms, zone)
+                    real = reference.window_name(cap.window_kind, at_ms, zone)
+                    assert named == real, f"{call.uniqueid} counts in {named} of {cap.id}, and is of {real}"
+
+    def _is_funded(self, call: Call) -> None:
+        """The hold pays for what is told to be funded, by the dearest leg that may yet answer."""
+        legs = [a for a in self._tables.parts[Attempt][call.id].values() if a.ended_ms is None]
+        hold = self._tables.rows[Hold][call.id].amount_micros
+        for leg in legs:
+            if call.leg in (0, leg.number):
+                costs = reference.price(reference.tariff_of(leg.tariff), call.funded_s)
+                assert costs <= hold, f"{call.uniqueid}: {call.funded_s} s cost {costs}, held are {hold}"
+
+    def _call_went_on(self, before: Call, after: Call) -> None:
+        if after.attempt != before.attempt:
+            self._has_places(after, fresh=False)
+        if after.funded_s != before.funded_s or after.attempt != before.attempt or after.leg != before.leg:
+            self._is_funded(after)
+        if after.attempt == before.attempt:
+            assert after.funded_s >= before.funded_s, f"{after.uniqueid} has less funded than before"
+        assert before.state is not CallState.UP or after.state is CallState.UP, f"{after.uniqueid} is no longer up"
+
+    def _call_ended(self, call: Call) -> None:
+        """What ends in the books has ended in reality, is recorded, and holds nothing."""
+        rows = self._tables.rows
+        assert call.id in rows[Cdr], f"{call.uniqueid} is gone without a record"
+        assert rows[Hold][call.id].state is not HoldState.OPEN, f"{call.uniqueid} is gone and holds money"
+        places = self._tables.parts[Place].get(call.id, {}).values()
+        assert all(p.state is PlaceState.RELEASED for p in places), f"{call.uniqueid} is gone and has places"
+        ringing = [a for a in self._tables.parts[Attempt].get(call.id, {}).values() if a.ended_ms is None]
+        assert not ringing, f"{call.uniqueid} is gone and rings"
+        line = self._world.lines.get(call.uniqueid)
+        if line is not None and (line.talking or line.dialling):
+            witness = rows[Cdr][call.id].witness
+            forgiven = self._world.forgives(line, witness)
+            assert forgiven, f"{call.uniqueid} lives, and was given back by {witness}"
+
+    def _recorded(self, cdr: Cdr) -> None:
+        """A record: the only one of its channel, priced exactly, true to what happened."""
+        channel = (cdr.node, cdr.uniqueid)
+        assert channel not in self._channels, f"{cdr.uniqueid} is recorded twice"
+        self._channels.add(channel)
+        assert channel not in self._tables.channels[Call], f"{cdr.uniqueid} is recorded and lives"
+        entry = -sum(e.amount_micros for e in self._new_ledger if e.call_id == cdr.call_id)
+        assert cdr.amount_micros == entry, f"{cdr.uniqueid}: {cdr.amount_micros} recorded, {entry} charged"
+        assert min(cdr.amount_micros, cdr.written_off_micros, cdr.talk_ms, cdr.ring_ms, cdr.decision_ms) >= 0
+        price = cdr.amount_micros + cdr.written_off_micros
+        assert price in reference.possible_prices(cdr), (
+            f"{cdr.uniqueid}: priced {price}, not one of {reference.possible_prices(cdr)}"
+        )
+        self._paid_out(cdr)
+        if not cdr.attempts:
+            self._world.rejected += 1
+            self._world.allowed.rejected(cdr)
+        line = self._world.lines.get(cdr.uniqueid)
+        if line is not None and cdr.attempts:
+            self._is_true(cdr, line)
+
+    def _paid_out(self, cdr: Cdr) -> None:
+        """What the target's side gets, by the same arithmetic."""
+        if not cdr.payout_tariff:
+            assert cdr.payout_micros == 0
+            return
+        prices: Any = reference.tariff_of(cdr.payout_tariff)
+        expected = {0} if not cdr.billable else {
+            reference.price(prices, s) for s in (reference.seconds_of(cdr.talk_ms), max(cdr.talk_ms // 1_000, 1))
+        }  # fmt: skip
+        assert cdr.payout_micros in expected, f"{cdr.uniqueid}: pays out {cdr.payout_micros}, not {expected}"
+
+    def _is_true(self, cdr: Cdr, line: Line) -> None:
+        """The record tells what happened, as far as anybody could see it."""
+        talk_ms = line.talk_ms()
+        fault = self._world.untold(line, cdr)
+        assert cdr.talk_ms <= talk_ms + TOLERANCE_MS + fault.more_ms, (
+            f"{cdr.uniqueid}: {cdr.talk_ms} ms recorded by {cdr.witness}, {talk_ms} ms talked"
+        )
+        assert cdr.talk_ms >= talk_ms - TOLERANCE_MS - fault.less_ms, (
+            f"{cdr.uniqueid}: {cdr.talk_ms} ms recorded by {cdr.witness}, {talk_ms} ms talked"
+        )
+        if not fault.less_ms:
+            assert (cdr.answered_ms is not None) == (line.answered_s is not None), f"{cdr.uniqueid}: answered or not"
+            if line.answered_s is not None:
+                attempt = self._tables.rows[Attempt][(cdr.call_id, cdr.attempt)]
+                assert attempt.dial == line.answered_dial, f"{cdr.uniqueid}: {attempt.dial} did not answer"
+        if cdr.written_off_micros and not line.forgiven:
+            over_ms = talk_ms - self._world.funded_ms(line)
+            assert over_ms > -TOLERANCE_MS or fault.more_ms, f"{cdr.uniqueid}: written off, and was funded"
+
+    def _told(self, by_kind: dict[type[Any], list[Change]]) -> None:
+        """Events come with what they tell of, in the same transaction."""
+        told = Tally((e.kind, e.subject) for _, _, before, e in by_kind.get(Event, ()) if before is None)
+        for _, _, before, after in by_kind.get(Call, ()):
+            if before is None:
+                assert told[(EventKind.CALL_STARTED, after.id)] == 1, f"{after.uniqueid} began and was not told"
+            elif after is None:
+                assert told[(EventKind.CALL_ENDED, before.id)] == 1, f"{before.uniqueid} ended and was not told"
+        for _, _, _, cdr in by_kind.get(Cdr, ()):
+            kind = EventKind.CALL_ENDED if cdr.attempts else EventKind.CALL_REJECTED
+            assert told[(kind, cdr.call_id)] == 1, f"{cdr.uniqueid}: its end was not told"
+        for _, _, _, entry in by_kind.get(LedgerEntry, ()):
+            if self._world.begun:
+                assert told[(EventKind.BALANCE_CHANGED, entry.seller_id)] >= 1, f"{entry.seller_id} was not told"
+
+    def funded_s(self, line: Line) -> int:
+        """What was last funded of a call that was dialled, in seconds."""
+        return self._funded.get(line.dials[-1].call_id, 0) if line.dials else 0
+
+    # --- whenever something really happens ----------------------------------------------------------------------------
+
+    def dialling(self, line: Line) -> None:
+        """A target is dialled now: the books know of it, and money is held for it."""
+        with self._world.judging():
+            if line.forgiven:
+                return
+            dialled = line.dials[-1]
+            call: Call | None = self._tables.rows[Call].get(dialled.call_id)
+            assert call is not None, f"{line.uniqueid} is dialled, and the books know of no such call"
+            assert call.attempt >= dialled.attempt, f"{line.uniqueid}: attempt {dialled.attempt} is dialled unknown"
+            hold = self._tables.rows[Hold][call.id]
+            assert hold.state is HoldState.OPEN
+            if call.attempt == dialled.attempt:
+                assert call.funded_s >= dialled.funded_s, f"{line.uniqueid}: told more than is funded"
+
+    def answered(self, line: Line) -> None:
+        """The talk begins."""
+        self.limit_moved(line)
+
+    def limit_moved(self, line: Line) -> None:
+        """The dead man's limit is never beyond what is funded."""
+        with self._world.judging():
+            if line.answered_s is None or line.limit_s is None or not line.talking:
+                return
+            may_talk_ms = (line.limit_s - line.answered_s) * 1_000
+            funded_ms = self._world.funded_ms(line)
+            allowed_ms = funded_ms + TOLERANCE_MS + self._world.slack_ms(line)
+            if not line.caller.is_first:
+                allowed_ms += line.dials[-1].ring_s * 1_000  # L() is the limit then
+            assert may_talk_ms <= allowed_ms, (
+                f"{line.uniqueid} may talk {may_talk_ms:.0f} ms, funded are {funded_ms} ms"
+            )
+
+    def talked(self, line: Line) -> None:
+        """A talk is over."""
+        with self._world.judging():
+            talk_ms, funded_ms = line.talk_ms(), self._world.funded_ms(line)
+            allowed_ms = funded_ms + TOLERANCE_MS + self._world.slack_ms(line)
+            assert talk_ms <= allowed_ms, f"{line.uniqueid} talked {talk_ms} ms, funded were {funded_ms} ms"
+
+    # --- the slow recount ---------------------------------------------------------------------------------------------
+
+    def recount(self) -> None:
+        """Every counter against calls and attempts counted one by one; every limit against real channels."""
+        self.recounts += 1
+        for cap in list(self._tables.rows[Cap].values()):
+            if cap.metric is not CapMetric.CPS:
+                self._recount(cap)
+        self._recount_reality()
+
+    def _recount(self, cap: Cap) -> None:
+        zone, since = zone_of(cap, self._tables), self._since.get(cap.id, 0)
+        rolling = cap.window_kind is WindowKind.ROLLING
+        if rolling:
+            return  # looked at with each admission
+        used: Tally[str] = Tally()
+        held: Tally[str] = Tally()
+        for at_ms, settled, reserved in Uses(self._tables).of(cap):
+            used[reference.window_name(cap.window_kind, at_ms, zone)] += settled
+            held[reference.window_name(cap.window_kind, at_ms, zone)] += reserved
+        stands: dict[str, tuple[int, int]] = {}
+        for start_ms, counter in self._tables.buckets.get(cap.id, {}).items():
+            name = reference.window_name(cap.window_kind, start_ms, zone)
+            assert name not in stands or cap.id in self._world.carried, f"{cap.id}: two windows are one {cap.window_kind}, {name}"
+            stands[name] = (counter.used, counter.in_flight)
+        for name in used.keys() | held.keys() | stands.keys():
+            if self._is_partial(cap, name, zone, since):
+                continue
+            stand, count = stands.get(name, (0, 0)), (used[name], held[name])
+            assert stand[1] == count[1], f"{cap.id} {name}: {stand} stand, {count} counted"
+            assert stand[0] == count[0] or self._nearly(cap, stand[0], count[0]), (
+                f"{cap.id} {name}: {stand} stand, {count} counted"
+            )
+
+    def _nearly(self, cap: Cap, stands: int, counted: int) -> bool:
+        """Talk that our limit cut counts no second that it began; and no more counts than the cap lets through."""
+        if cap.metric is not CapMetric.MINUTES:
+            return False
+        calls = len(self._tables.rows[Cdr])
+        return counted <= stands <= counted + calls or stands >= cap.limit_value
+
+    def _is_partial(self, cap: Cap, name: str, zone: str, since: int) -> bool:
+        """Windows that began before the cap did are counted from then on only, but for the one it was set in."""
+        if cap.id in self._world.caps_of_the_beginning:
+            return False
+        if cap.id in self._world.carried:
+            return True
+        return name != reference.window_name(cap.window_kind, since, zone)
+
+    def _recount_reality(self) -> None:
+        """What really rings or talks has its places: so the limits hold for channels, not for the books alone."""
+        lines = self._world.lines.values()
+        live = [line for line in lines if (line.talking or line.dialling) and not line.forgiven]
+        for line in live:
+            call = self._tables.rows[Call].get(line.dials[-1].call_id)
+            assert call is not None, f"{line.uniqueid} lives, and the books know of no such call"
 
     # --- rest ---------------------------------------------------------------------------------------------------------
 
-    def check_rest(self, channels: Sequence[tuple[str, str]]) -> None:
+    def snapshot(self) -> dict[str, dict[Any, Any]]:
+        """Everything there is."""
+        rows = self._tables.rows
+        return {
+            kind.__name__: {k: replace(r) if kind is Counter else r for k, r in rows[kind].items()} for kind in KINDS
+        }
+
+    def at_rest(self) -> None:
         """Everything is over: nothing lives, nothing is held, no place is taken, and every call has its one record."""
-        with self._store.transaction(write=False) as tx:
-            assert self._all(tx, Call) == []
-            assert all(c.in_flight == 0 for c in self._all(tx, Counter))
-            assert all(a.held_micros == 0 for a in self._all(tx, Account))
-            assert all(p.state is PlaceState.RELEASED for p in self._all(tx, Place))
-            recorded = {(c.node, c.uniqueid) for c in self._all(tx, Cdr)}
-            buried = {(t.node, t.uniqueid) for t in self._all(tx, model.Tombstone)}
-        assert recorded | buried == set(channels), "a call was lost"
-        assert not recorded & buried, "a call was buried and recorded"
+        rows = self._tables.rows
+        self.recount()
+        assert not rows[Call], f"calls live: {[c.uniqueid for c in rows[Call].values()]}"
+        assert not any(c.in_flight for c in rows[Counter].values()), "places are taken"
+        assert not any(a.held_micros for a in rows[Account].values()), "money is held"
+        assert not any(h.state is HoldState.OPEN for h in rows[Hold].values())
+        assert not any(p.state is not PlaceState.RELEASED for p in rows[Place].values())
+        assert not any(s.active for s in rows[TargetState].values()), "targets are active"
+        assert not any(a.ended_ms is None for a in rows[Attempt].values()), "attempts ring"
+        recorded = {(c.node, c.uniqueid) for c in rows[Cdr].values()}
+        buried = {(t.node, t.uniqueid) for t in rows[Tombstone].values()}
+        assert not recorded & buried, f"buried and recorded: {recorded & buried}"
+        for line in self._world.lines.values():
+            if line.dials:
+                assert (line.node, line.uniqueid) in recorded, f"{line.uniqueid} was dialled, and is not recorded"
+        connected = {c.call_id for c in rows[Cdr].values() if c.answered_ms is not None}
+        for caller in rows[RecentCaller].values():
+            assert caller.call_id in connected, f"{caller.caller} is remembered for a call that was not connected"
+        with self._world.in_office(dry_run=False) as office:
+            assert list(verify_caps(office)) == []
+            assert list(verify_balances(office)) == []
 
 
-def price(call: Any, seconds: int) -> int:
-    """Micros of `seconds` of talk, by adding increments one by one."""
-    billed = call.first_s
-    while billed < seconds:
-        billed += call.step_s * max((seconds - billed) // call.step_s, 1)
-    return call.connect_fee_micros + ceil(Fraction(billed) * call.per_minute_micros / 60)
+def _open_micros(hold: Hold) -> int:
+    return hold.amount_micros if hold.state is HoldState.OPEN else 0
 
 
-def possible_prices(cdr: Cdr) -> set[int]:
-    """What a call costs by its record. A cut at the funded limit lands a few milliseconds late and is not charged."""
-    if cdr.answered_ms is None or cdr.talk_ms < cdr.billable_threshold_ms:
-        return {0}
-    prices = {price(cdr, ceil(Fraction(cdr.talk_ms, 1000)))}
-    if cdr.talk_ms > 1000 and cdr.talk_ms % 1000 <= CUT_TOLERANCE_MS:
-        prices.add(price(cdr, cdr.talk_ms // 1000))
-    return prices
+def _kind(name: str) -> type[Any]:
+    return next(kind for kind in KINDS if kind.__name__ == name)
 
 
-def matches(cap: Cap, row: Any) -> bool:
-    """Whether a call or its record is one of what `cap` limits as a whole."""
-    column = {
-        CapScope.SYSTEM: "tenant_id",
-        CapScope.SELLER: "seller_id",
-        CapScope.CAMPAIGN: "campaign_id",
-        CapScope.DID: "did_id",
-        CapScope.TRUNK: "trunk",
-    }[cap.scope]
-    return bool(getattr(row, column) == cap.scope_id)
-
-
-def settled_uses(cap: Cap, rows: dict[type, list[Any]]) -> list[int]:
-    """The instants of admission of everything settled that `cap` counts."""
-    if cap.metric is CapMetric.CONCURRENT:
-        return []
-    cdrs = {c.call_id: c for c in rows[Cdr] if c.attempts}
-    if cap.scope not in PER_ATTEMPT:
-        return [c.decided_ms for c in cdrs.values() if matches(cap, c) and counts(cap.metric, c)]
-    column = "target_id" if cap.scope is CapScope.TARGET else "rule_id"
-    uses = []
-    for attempt in rows[Attempt]:
-        if getattr(attempt, column) != cap.scope_id or attempt.ended_ms is None:
-            continue
-        cdr = cdrs.get(attempt.call_id)
-        last = cdr is not None and attempt.number == cdr.attempts
-        if last and cdr is not None:
-            if counts(cap.metric, cdr):
-                uses.append(attempt.started_ms)
-        elif cap.metric is CapMetric.ATTEMPTS and (cdr is None or attempt.number < cdr.attempts):
-            uses.append(attempt.started_ms)
-    return uses
-
-
-def counts(metric: CapMetric, cdr: Cdr) -> bool:
-    match metric:
-        case CapMetric.ATTEMPTS:
-            return cdr.reject_code != "engine_timeout"
-        case CapMetric.CONNECTED:
-            return cdr.answered_ms is not None
-        case _:
-            return cdr.billable
-
-
-def live_uses(cap: Cap, rows: dict[type, list[Any]]) -> list[int]:
-    """The instants of admission of everything alive that `cap` counts."""
-    calls = {c.id: c for c in rows[Call]}
-    if cap.scope not in PER_ATTEMPT:
-        return [c.decided_ms for c in calls.values() if matches(cap, c)]
-    column = "target_id" if cap.scope is CapScope.TARGET else "rule_id"
-    return [
-        a.started_ms
-        for a in rows[Attempt]
-        if getattr(a, column) == cap.scope_id and a.ended_ms is None and a.call_id in calls
-    ]
+__all__ = ["Invariants", "RejectCode", "zone_of"]

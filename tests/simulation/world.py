@@ -1,484 +1,601 @@
-"""A world that one seed drives: calls, lost and doubled messages, operators, clocks and crashes around the real engine.
+"""A world that one seed drives: callers, targets, operators, machines and everything that goes wrong around real daemons.
 
-Reality (which channel lives, what was told) is kept here; the books are the engine's. After every step the two are
-compared by `tests.simulation.invariants`. Nothing is random but the seed's own generator, so a seed replays.
+Reality is asterisk.py, the books are the product's; invariants.py compares the two. Nothing is random but the seed's
+own generators, nothing waits, and nothing depends on how a set is ordered: a seed replays, in any process.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import random
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+import re
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import Context
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from capconduit.domain.calls import (
-    AnswerReport,
-    AttemptReport,
-    DialAnswer,
-    ExtendRequest,
-    LegTimes,
-    RejectAnswer,
-    RouteRequest,
-    SettleReport,
-)
+from capconduit.domain.model import Cap, Cdr, Rule, Target
 from capconduit.domain.needs import Command
-from capconduit.errors import DatabaseError, Refused
-from capconduit.services import balances, campaigns, caps, dids, rates, sellers, settings, targets
-from capconduit.services.engine import Engine
+from capconduit.errors import DatabaseError
+from capconduit.services.engine import EngineBusy, _Item
 from capconduit.services.office import Office
-from capconduit.store.sqlite import SqliteStore
+from capconduit.store import sqlstore
 from capconduit.units import instant_ms
-from capconduit.vocab import (
-    FAILOVER_STATUSES,
-    CapMetric,
-    CapScope,
-    DialStatus,
-    RejectCode,
-    Status,
-    Strategy,
-    WindowKind,
-)
+from capconduit.vocab import CapScope, DialStatus
+from tests.simulation import faults, operators  # noqa: F401 - operators register themselves
+from tests.simulation.allowed import Allowed
+from tests.simulation.asterisk import Asterisk, Caller, Line
+from tests.simulation.daemons import Machine, MachineClock, Process, SimEngine
+from tests.simulation.estates import ATTESTATIONS, CALLERS, Scoped, make_estate, scopes
+from tests.simulation.faults import FAULTS, Messages
 from tests.simulation.invariants import Invariants
-from tests.unit.estate_builder import DOLLAR, TENANT, EstateBuilder, FakeClock
+from tests.simulation.loop import Boot, Killed, VirtualLoop
+from tests.simulation.memory import Change, MemoryStore
+from tests.simulation.store import Database, FaultyStore
+from tests.unit.estate_builder import TENANT
 
-NODES = ("node-1", "node-2")
-WINDOWS = (WindowKind.HOUR, WindowKind.DAY, WindowKind.WEEK, WindowKind.MONTH, WindowKind.TOTAL)
-COUNTING = (CapMetric.ATTEMPTS, CapMetric.CONNECTED, CapMetric.BILLABLE)
-# Evenings of New York from which midnights, ends of months and changes of the clock are near (UTC).
-EVENINGS = ("2026-03-03T04:30", "2026-03-08T05:30", "2026-11-01T03:00", "2026-12-31T20:00", "2026-07-05T12:00")
-HOUR_MS = 3_600_000
-
-
-class PlugPulled(Exception):
-    """A crash of the daemon or the database within a transaction."""
-
-
-@dataclass
-class Channel:
-    """A call as Asterisk knows it. `attempt` 0: no Dial yet. `answered_ms` None: nobody has answered."""
-
-    node: str
-    uniqueid: str
-    dnid: str
-    ani: str
-    arrived_ms: int
-    attempt: int = 0
-    dialing: bool = False
-    answered_ms: int | None = None
-    alive: bool = True
-    settlement: SettleReport | None = None
+CALLS = 150
+# Evenings of New York and Havana from which midnights, ends of months and changes of the clock are near (UTC).
+EVENINGS = (
+    "2026-03-03T04:58", "2026-03-08T04:58", "2026-03-08T06:58", "2026-11-01T03:58", "2026-11-01T05:57",
+    "2026-12-31T23:58", "2026-04-04T14:57", "2026-07-05T12:00", "2026-06-29T18:28",
+)  # fmt: skip
+ODD_NUMBERS = ("+18005550198", "+18005550199", "18005559999", "8005550101")
+FOREVER_S = 4 * 3_600.0  # of simulated time: after so long at rest something hangs
+TELLING = ("handler", "journal", "spool")  # witnesses that were told the end of a call
+FAR = float("inf")
+CLOSED_WITHIN = 30
+STORY = 90  # lines of a story that are printed
 
 
-@dataclass
+class Broken(AssertionError):
+    """A promise does not hold; names the seed and tells the story."""
+
+
+@dataclass(frozen=True)
+class Untold:
+    """How far a record may be from what happened: milliseconds of talk more or less."""
+
+    more_ms: float = 0.0
+    less_ms: float = 0.0
+
+
+class _OnlyErrors(logging.Handler):
+    """A failure that the daemon caught and logged is a failure."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self._world.fail(record.exc_info[1], record.getMessage())
+
+
 class World:
-    """Everything there is. `path` is the database file, made anew."""
+    """Everything there is. `without` names faults that are left out, for shrinking."""
 
-    seed: int
-    path: Path
-    log: list[str] = field(default_factory=list)
-    channels: dict[str, Channel] = field(default_factory=dict)
-    under_way: list[Command] = field(default_factory=list)  # told, not yet delivered
-    born: int = 0
+    def __init__(
+        self,
+        seed: int,
+        store: MemoryStore | None = None,
+        *,
+        calls: int = CALLS,
+        without: frozenset[str] = frozenset(),
+        only: frozenset[str] | None = None,
+        recount_every: int = 150,
+        telling: bool = False,
+    ) -> None:
+        self.seed = seed
+        self.calls = calls
+        self.without = without
+        self.telling = telling
+        self.story: list[tuple[float, str, str]] = []  # when, of which call (empty: of none), what
+        self.failure: BaseException | None = None
+        self.failed_at = ""
+        self.recount_every = recount_every
+        self.every_commit = False
+        self._rngs: dict[str, random.Random] = {}
+        self._number = 0
+        self._context = Context()
+        self.loop = VirtualLoop(self._broken)
+        rng = self.random("world")
+        self._base_ms = int(instant_ms(datetime.fromisoformat(rng.choice(EVENINGS)).replace(tzinfo=UTC)))
+        self.calm = False
+        self.enabled = self._choose(rng) if only is None else only
+        self.met: Tally[str] = Tally()
+        self.intensity = rng.choice([0.5, 1.0, 3.0])
+        self.gap_s = rng.choice([0.05, 0.2, 0.2, 0.8])
+        self.boots: list[Boot] = []
+        self.lines: dict[str, Line] = {}
+        self.unreachable: set[str] = set()
+        self.builder = make_estate(self.random("estate"), self._base_ms)
+        self.database = Database(store or MemoryStore())
+        self.tables = self.database.store.tables
+        self.messages = Messages(self)
+        self.allowed = Allowed(self)
+        self.invariants = Invariants(self)
+        self.machines = [Machine(self, f"m{i}", f"node-{i}", with_ami=rng.random() < 0.85) for i in range(3)]
+        self._office_clock = MachineClock(self.machines[0], self.next_number())
+        self._office_store = FaultyStore(self, self._office_clock, None)
+        self.batch: Sequence[Command] = ()
+        self.stale_estate: Any = None
+        self.first_estate: Any = None
+        self.caps_of_the_beginning: set[str] = set()
+        self.carried: set[str] = set()
+        self.begun = False
+        self.born = self.admitted = self.rejected = 0
+        self.set_back_ms = 0
+        self.clocks_were_set = False
+        self._pausing = False
 
-    def __post_init__(self) -> None:
-        self.rng = random.Random(self.seed)
-        start = datetime.fromisoformat(self.rng.choice(EVENINGS)).replace(tzinfo=UTC)
-        self.clock = FakeClock(instant_ms(start), self.seed)
-        self.store = SqliteStore(self.path, create=True)
-        self.store.upgrade(self.clock.now_ms())
-        self.store._connection().execute("PRAGMA synchronous = OFF")  # crashes here are of the process, not the disk
-        self.builder = self._estate()
-        self.builder.insert_into(self.store)
-        self.engines = [Engine(self.store, self.clock) for _ in range(2)]
-        self.office = Office(self.store, self.clock, actor="operator")
-        self.invariants = Invariants(self.store, self.builder)
+    @property
+    def tenant_id(self) -> str:
+        """The one tenant."""
+        return TENANT
 
-    # --- the estate ---------------------------------------------------------------------------------------------------
+    def _choose(self, rng: random.Random) -> frozenset[str]:
+        """Which faults this seed has: none, a few, many."""
+        share = rng.choice([0.0, 0.1, 0.1, 0.25, 0.25, 0.5, 0.8])
+        chosen = {name for name in FAULTS if self.random(f"choice:{name}").random() < share}
+        return frozenset(chosen - self.without)
 
-    def _estate(self) -> EstateBuilder:
-        rng, b = self.rng, EstateBuilder(now_ms=self.clock.now_ms())
-        b.setting("funding_slice_s", rng.choice([6, 30, 60, 180]))
-        b.setting("timezone", rng.choice(["UTC", "America/New_York", "America/Havana"]))
-        b.trunk("carrier")
-        for name in ("acme", "zenith"):
-            b.seller(
-                name,
-                balance=rng.choice([150_000, DOLLAR, 5 * DOLLAR, 100 * DOLLAR, 100 * DOLLAR]),
-                credit=rng.choice([0, 0, DOLLAR]),
-                timezone=rng.choice(["America/New_York", "America/New_York", "America/Havana", "Asia/Kolkata"]),
-            )
-        for i, (first_s, step_s) in enumerate(rng.sample([(60, 60), (30, 6), (6, 6), (1, 1)], 2)):
-            b.rate(
-                f"rate{i}",
-                first_s=first_s,
-                step_s=step_s,
-                per_minute_micros=rng.choice([0, 59, 200_000, DOLLAR]),
-                connect_fee_micros=rng.choice([0, 0, 50_000]),
-            )
-        for name in ("buyer1", "buyer2", "buyer3"):
-            b.target(name, campaign=None, ring_ms=rng.choice([5_000, 20_000]))
-        for i, seller in enumerate(("acme", "acme", "zenith")):
-            name = f"campaign{i}"
-            b.campaign(
-                name,
-                seller,
-                rng.choice(["rate0", "rate1"]),
-                strategy=rng.choice(list(Strategy)),
-                billable_threshold_ms=rng.choice([0, 0, 30_000]),
-                max_attempts=rng.choice([1, 3, 5, 5]),
-                ring_budget_ms=rng.choice([10_000, 90_000]),
-                max_duration_ms=rng.choice([60_000, 90_000, 4 * HOUR_MS]),
-            )
-            b.did(f"+1800555010{i}", name, trunk="carrier")
-            for target in rng.sample(["buyer1", "buyer2", "buyer3"], rng.choice([1, 2, 3, 3])):
-                b.rule(name, target, priority=rng.randrange(3), weight=rng.randrange(3))
-        for scope, name in rng.sample(self._scopes(b), rng.randrange(1, 8)):
-            limit = self._limit()
-            b.cap(scope, self._scope_id(b, scope, name), limit.metric, limit.value or 0, limit.window)
-        unique = {(c.scope, c.scope_id, c.metric, c.window_kind): c for c in b.caps}
-        b.caps[:] = unique.values()
-        return b
+    # --- time, chance, small things -----------------------------------------------------------------------------------
 
-    def _scopes(self, b: EstateBuilder) -> list[tuple[CapScope, str]]:
-        """What can be limited, with the name the operator uses."""
-        return [
-            (CapScope.SYSTEM, ""),
-            *((CapScope.SELLER, s.name) for s in b.sellers),
-            *((CapScope.CAMPAIGN, c.name) for c in b.campaigns),
-            *((CapScope.TARGET, t.name) for t in b.targets),
-            *((CapScope.RULE, r.id) for r in b.rules),
-            *((CapScope.DID, d.number) for d in b.dids),
-            (CapScope.TRUNK, "carrier"),
-        ]
+    def true_ms(self) -> int:
+        """The true time, UTC milliseconds."""
+        return self._base_ms + int(self.loop.time() * 1_000)
 
-    def _scope_id(self, b: EstateBuilder, scope: CapScope, name: str) -> str:
-        if scope is CapScope.SYSTEM:
-            return TENANT
-        return next(d.id for d in b.dids if d.number == name) if scope is CapScope.DID else name
+    def office_now_ms(self) -> int:
+        """What the operators' clock says."""
+        return self._office_clock.now_ms()
 
-    def _limit(self) -> caps.Limit:
-        if self.rng.random() < 0.4:
-            return caps.Limit(CapMetric.CONCURRENT, WindowKind.NONE, self.rng.choice([0, 1, 2, 4, 8]))
-        return caps.Limit(self.rng.choice(COUNTING), self.rng.choice(WINDOWS), self.rng.choice([0, 1, 3, 6, 9, 15]))
+    def after(self, delay_s: float, work: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
+        """Do something later that belongs to no process."""
+        return self.loop.call_later(delay_s, work, *args, context=self._context)
 
-    # --- steps --------------------------------------------------------------------------------------------------------
+    def at(self, when_s: float, work: Callable[..., Any], *args: Any) -> asyncio.TimerHandle:
+        """As `after`, at an instant of the loop."""
+        return self.loop.call_at(when_s, work, *args, context=self._context)
 
-    def run(self, steps: int) -> None:
-        """Take `steps` steps, then let everything come to rest. Raises AssertionError with seed and story."""
+    def random(self, name: str) -> random.Random:
+        """The generator of that name."""
+        known = self._rngs.get(name)
+        if known is None:
+            known = self._rngs[name] = random.Random(f"{self.seed}:{name}")
+        return known
+
+    def draw(self, name: str) -> bool:
+        """Whether a fault happens here and now."""
+        if self.calm or name not in self.enabled:
+            return False
+        if self.random(name).random() >= FAULTS[name].often * self.intensity:
+            return False
+        self.met[name] += 1
+        return True
+
+    def next_number(self) -> int:
+        """A number that was not used before."""
+        self._number += 1
+        return self._number
+
+    def say(self, text: str, uniqueid: str = "") -> None:
+        """What happened, for whoever reads a failure; of single calls only when a failure is told again."""
+        if self.telling or not uniqueid:
+            self.story.append((self.loop.time(), uniqueid, text))
+
+    def fail(self, error: BaseException, what: str = "") -> None:
+        """A promise is broken; the first one counts."""
+        if self.failure is None:
+            self.failure, self.failed_at = error, what
+
+    def _broken(self, error: BaseException) -> None:
+        self.fail(error)
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """A look at reality must not disturb it: what is found is told afterwards."""
         try:
-            for _ in range(steps):
-                self.step()
-                self.invariants.check()
-            self.rest()
-        except Exception as error:
-            story = "\n  ".join(self.log[-25:])
-            raise AssertionError(f"seed {self.seed}, step {len(self.log)}: {error!r}\n  {story}") from error
-        finally:
-            self.store.close()
+            yield
+        except AssertionError as error:
+            self.fail(error)
 
-    def step(self) -> None:
-        """One thing happens."""
-        actions: list[tuple[int, Callable[[], None]]] = [
-            (20, self.arrive),
-            (30, self.live),
-            (45, self.deliver),
-            (6, self.operate),
-            (6, self.pass_time),
-            (1, self.jump),
-            (2, self.restart_engine),
-            (3, self.lose),
-        ]
-        total = sum(weight for weight, _ in actions)
-        pick = self.rng.randrange(total)
-        for weight, action in actions:
-            pick -= weight
-            if pick < 0:
-                action()
-                return
+    # --- processes and stores -----------------------------------------------------------------------------------------
 
-    def say(self, text: str) -> None:
-        """What happened, for whoever reads a failure."""
-        self.log.append(f"{len(self.log)}: {text}")
+    def store_for(self, machine: Machine, boot: Boot, clock: MachineClock) -> FaultyStore:
+        """The database as a daemon sees it."""
+        return FaultyStore(self, clock, machine.process)
 
-    def tell(self, command: Command) -> None:
-        """A message sets out; it may overtake others, and one in seven goes twice."""
-        self.under_way.append(command)
-        if self.rng.random() < 0.15:
-            self.under_way.append(command)
+    @contextmanager
+    def in_office(self, *, dry_run: bool) -> Iterator[Office]:
+        """Where operators work."""
+        yield Office(self._office_store, self._office_clock, actor="operator", dry_run=dry_run)
 
-    # --- what Asterisk does -------------------------------------------------------------------------------------------
+    def die(self, process: Process | None, how: str) -> None:
+        """The process that runs now is killed."""
+        if process is not None:
+            self.say(f"{process.boot.name} is killed {how}")
+            process.killed()
+            self.after(2.0, process.machine.start)
+        raise Killed
+
+    def committed(self, changes: list[Change]) -> None:
+        """A transaction stands: look at it. A broken promise is told when the step is over."""
+        try:
+            self.invariants.committed(changes)
+        except AssertionError as error:
+            self.fail(error)
+
+    def noted(self, command: Command, done: Callable[[Any, Exception | None], None]) -> Callable[[Any, Any], None]:
+        """`done`, with a look at what it is told."""
+
+        def told(answer: Any, error: Exception | None) -> None:
+            if self.telling:
+                self.say(f"{short(command)} -> {short(answer if error is None else error)}", command.uniqueid)
+            if error is not None and not isinstance(error, DatabaseError | EngineBusy):
+                self.fail(error, f"{type(command).__name__} {command.uniqueid}")
+            done(answer, error)
+
+        return told
+
+    def postponed(self, item: _Item) -> None:
+        """A command that waits in its engine."""
+        engine = self._engine_of(item.command)
+        if engine is None:
+            return
+        process = engine.process
+
+        def back() -> None:
+            engine.take_back(item)
+
+        delay_s = self.random("command_late").choice([0.1, 0.4, 2.0, 9.0])
+        self.loop.call_later(delay_s, back, context=process.context)
+
+    def _engine_of(self, _command: Command) -> SimEngine | None:
+        return self.deciding
+
+    deciding: SimEngine | None = None
+
+    def tell(self, engine: SimEngine, command: Command, delay_s: float) -> None:
+        """Somebody tells an engine something that nobody waits for; a second witness only of what was settled."""
+
+        def now() -> None:
+            settled = (command.node, command.uniqueid) in self.tables.channels[Cdr]
+            if command.uniqueid == "nobody" or settled or not hasattr(command, "witness"):
+                with suppress(EngineBusy):
+                    engine.submit_quietly(command)
+
+        self.loop.call_later(delay_s, now, context=engine.process.context)
+
+    # --- what reality may be forgiven ---------------------------------------------------------------------------------
+
+    def funded_ms(self, line: Line) -> int:
+        """What is durably funded of a call, in milliseconds of talk."""
+        return self.invariants.funded_s(line) * 1_000
+
+    def slack_ms(self, line: Line) -> float:
+        """How much longer than funded a call may talk, by what was done to it."""
+        return FAR if line.forgiven else line.slack_ms + 0.002 * line.talk_ms()
+
+    def untold(self, line: Line, cdr: Cdr) -> Untold:
+        """How far a call's record may be from what happened."""
+        witness = cdr.witness.partition("+")[0]
+        drift_ms = 0.002 * line.talk_ms() + 5
+        if line.forgiven:
+            return Untold(more_ms=FAR, less_ms=FAR)
+        if line.blind or line.killed or witness not in TELLING:
+            # Nobody has told the end: it is put at the last known life, never beyond what was funded.
+            over_ms = max(self.funded_ms(line) - line.talk_ms(), 0) + 2_000
+            return Untold(more_ms=drift_ms + over_ms, less_ms=FAR)
+        set_ms = line.clock_ms
+        return Untold(more_ms=drift_ms + set_ms, less_ms=drift_ms + set_ms + line.slack_ms)
+
+    def forgives(self, line: Line, witness: str) -> bool:
+        """Whether a living call may be taken for dead: what is known not to be seen, see docs/simulation.md."""
+        inferred = witness.partition("+")[0] not in TELLING
+        doubled = any(m.node == line.node and m is not line.asterisk.machine for m in self.machines)
+        line.forgiven = line.forgiven or (inferred and (doubled or self.clocks_were_set))
+        return line.forgiven
+
+    # --- callers ------------------------------------------------------------------------------------------------------
 
     def arrive(self) -> None:
-        """A call comes in. Now and then the same channel asks a second time, or an unknown number is dialled."""
+        """A call comes in somewhere."""
+        rng = self.random("calls")
+        machines = [m for m in self.machines if m.asterisk.alive]
+        caller = self._caller(rng)
+        if not machines or self.calm:
+            return
         self.born += 1
-        channel = Channel(
-            node=self.rng.choice(NODES),
-            uniqueid=f"u{self.born}",
-            dnid=self.rng.choice([*(d.number for d in self.builder.dids)] * 6 + ["+18005559999"]),
-            ani=self.rng.choice(["+12125550147", "", "anonymous", "1001"]),
-            arrived_ms=self.clock.now_ms(),
+        line = Line(rng.choice(machines).asterisk, caller)
+        self.lines[line.uniqueid] = line
+        self.say(f"arrives at {line.asterisk.machine.name} on {caller.dnid} from {caller.ani!r}", line.uniqueid)
+        line.arrive()
+
+    def _caller(self, rng: random.Random) -> Caller:
+        uniqueid = f"u{self.next_number()}"
+        own = random.Random(f"{self.seed}:{uniqueid}")
+        attestation, verdict = own.choice([("A", ""), ("A", ""), ("A", ""), *ATTESTATIONS])
+        talk_s = own.choice([0.004, 3.0, 9.999, 10.0, 30.0, 59.9, 60.0, 60.2, 61.0, *(own.expovariate(1 / 70) for _ in range(9))])
+        patience_s = 0.002 if self.draw("caller_leaves_at_once") else own.choice([4.0, 15.0, 60.0, 60.0])
+        return Caller(
+            uniqueid=uniqueid,
+            dnid=rng.choice([f"+1800555010{n}" for n in range(4)] * 12 + list(ODD_NUMBERS)),
+            ani=own.choice(CALLERS),
+            trunk=own.choice(["carrier", "carrier", "carrier", "spare", "stranger", ""]),
+            attestation=attestation,
+            verdict=verdict,
+            rng=own,
+            patience_s=patience_s,
+            talk_s=talk_s,
+            target_hangs_up=own.random() < 0.5,
+            is_first=not self.draw("not_the_first_channel"),
         )
-        self.channels[channel.uniqueid] = channel
-        self.say(f"{channel.uniqueid} arrives on {channel.dnid}")
-        self.tell(
-            RouteRequest(
-                node=channel.node, boot_id="boot", uniqueid=channel.uniqueid, dnid=channel.dnid, ani=channel.ani,
-                trunk=self.rng.choice(["carrier", "stranger"]), arrived_ms=channel.arrived_ms,
-                until_mono_ms=self.rng.choice([None, None, None, self.clock.monotonic_ms() + 400]),
-            )
-        )  # fmt: skip
 
-    def live(self) -> None:
-        """Something happens to a live channel: its Dial fails or is answered, it wants funding, or it ends."""
-        alive = [c for c in self.channels.values() if c.alive and (c.attempt or self.rng.random() < 0.1)]
-        if not alive:
+    def fate_of(self, line: Line, dial: str) -> tuple[DialStatus, float]:
+        """What a target does with a Dial, and after how long."""
+        rng = random.Random(f"{self.seed}:{line.uniqueid}:{dial}:{len(line.dials)}")
+        name = re.search(r"buyer\d", dial)
+        if name is not None and name[0] in self.unreachable:
+            return rng.choice([DialStatus.CHANUNAVAIL, DialStatus.CONGESTION]), 0.05
+        fate = rng.choices(
+            [DialStatus.ANSWER, DialStatus.NOANSWER, DialStatus.BUSY, DialStatus.CONGESTION, DialStatus.CHANUNAVAIL],
+            [60, 10, 14, 8, 8],
+        )[0]
+        return fate, rng.choice([0.02, 0.3, 1.0, 3.0, 3.0, 7.0])
+
+    def _next_arrival(self) -> None:
+        if self.born >= self.calls or self.calm:
             return
-        channel = self.rng.choice(alive)
-        choice = self.rng.random()
-        if channel.dialing and channel.answered_ms is None and choice < 0.55:
-            self._dial_fails(channel)
-        elif channel.dialing and channel.answered_ms is None and choice < 0.8:
-            channel.answered_ms = self.clock.now_ms() - self.rng.choice([0, 20, 5_000])
-            self.say(f"{channel.uniqueid} is answered")
-            if self.rng.random() < 0.8:  # AMI may be down
-                leg = LegTimes(answered_ms=self.rng.choice([channel.answered_ms, None]))
-                self.tell(AnswerReport(node=channel.node, uniqueid=channel.uniqueid, leg=leg))
-        elif choice < 0.3:
-            self.say(f"{channel.uniqueid} wants funding")
-            self.tell(ExtendRequest(node=channel.node, uniqueid=channel.uniqueid))
-        else:
-            self.hang_up(channel)
+        if not self._pausing:
+            self.arrive()
+        self.after(self.random("gaps").expovariate(1 / self.gap_s), self._next_arrival)
 
-    def _dial_fails(self, channel: Channel) -> None:
-        status = self.rng.choice([*sorted(FAILOVER_STATUSES), *sorted(FAILOVER_STATUSES), DialStatus.CANCEL, None])
-        wrong = self.rng.choice([0] * 8 + [1, -1])
-        self.say(f"{channel.uniqueid} attempt {channel.attempt}: {status}")
-        channel.dialing = False
-        self.tell(
-            AttemptReport(
-                node=channel.node, uniqueid=channel.uniqueid, attempt=channel.attempt + wrong,
-                dialstatus=status, hangup_cause=self.rng.choice([0, 17, 34, 127]),
-            )
-        )  # fmt: skip
-        if self.rng.random() < 0.15:
-            self.hang_up(channel)  # the caller leaves while the next target is looked for
+    # --- what happens -------------------------------------------------------------------------------------------------
 
-    def hang_up(self, channel: Channel) -> None:
-        """The channel ends; its settlement sets out, perhaps with other numbers the second time."""
-        channel.alive = False
-        now_ms = self.clock.now_ms()
-        answered = channel.answered_ms is not None
-        talk_ms = max(now_ms - (channel.answered_ms or now_ms), 0) if answered else None
-        if answered and self.rng.random() < 0.2:
-            talk_ms = self.rng.choice([0, 29_999, 30_000, 60_000, 60_001, 60_200, 10 * HOUR_MS])
-        saw_all = answered and self.rng.random() < 0.4
-        leg = LegTimes(answered_ms=channel.answered_ms, ended_ms=now_ms) if saw_all else LegTimes()
-        report = SettleReport(
-            node=channel.node,
-            uniqueid=channel.uniqueid,
-            attempt=channel.attempt,
-            dialstatus=DialStatus.ANSWER if answered else self.rng.choice([DialStatus.CANCEL, DialStatus.BUSY, None]),
-            answered_for_ms=talk_ms,
-            hangup_cause=self.rng.choice([0, 16, 17, 127]),
-            leg=leg,
-        )
-        channel.settlement = report
-        self.say(f"{channel.uniqueid} ends, talk {talk_ms}")
-        self.tell(report)
-        if self.rng.random() < 0.1:
-            self.tell(replace(report, answered_for_ms=999_999, dialstatus=DialStatus.ANSWER, witness="other"))
+    def _plan(self, name: str) -> None:
+        """The next time that a happening comes."""
+        rng = self.random(name)
+        per_second = FAULTS[name].often * self.intensity / 3_600
+        self.after(rng.expovariate(per_second), self._happen, name)
 
-    # --- the way to the engine ----------------------------------------------------------------------------------------
-
-    def deliver(self) -> None:
-        """Some messages reach an engine in one batch, in any order; now and then the plug is pulled."""
-        if not self.under_way:
+    def _happen(self, name: str) -> None:
+        if self.calm:
             return
-        batch = [self._draw() for _ in range(min(self.rng.choice([1, 1, 2, 4, 9]), len(self.under_way)))]
-        what = ", ".join(f"{type(c).__name__} {c.uniqueid}" for c in batch)
-        if self.rng.random() < 0.06:
-            self.say(f"plug pulled in: {what}")
-            self._crash(batch)
-            return
-        self.say(f"delivered: {what}")
-        engine = self.rng.choice(self.engines)
-        answers = self.store.run(lambda tx: engine.work(batch, tx))
-        for command, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Exception):
-                raise answer
-            self._hear(command, answer)
+        fault = FAULTS[name]
+        assert fault.act is not None
+        self.met[name] += 1
+        self.say(f"*** {name}")
+        with self.judging():
+            fault.act(self, self.random(name))
+        self._plan(name)
 
-    def _draw(self) -> Command:
-        return self.under_way.pop(self.rng.randrange(len(self.under_way)))
+    def set_clock(self, machine: Machine, by_ms: int) -> None:
+        """Somebody sets a machine's clock."""
+        machine.offset_ms += by_ms
+        self.clocks_were_set = True
+        self.say(f"    clock of {machine.name} {by_ms:+} ms")
+        if by_ms < 0:
+            self.set_back_ms += -by_ms
+        for line in machine.asterisk.lines.values():
+            line.clock_ms += abs(by_ms)
+            if by_ms < 0:
+                line.slack_ms += -by_ms
 
-    def _crash(self, batch: Sequence[Command]) -> None:
-        """The transaction ends at any statement, or right before its commit: nothing of it may stay."""
-        before = self.invariants.everything()
-        engine, after = self.rng.choice(self.engines), self.rng.randrange(1, 12)
-        with suppress(PlugPulled), self.store.transaction(write=True) as tx:
-            tx._db = _PulledPlug(tx._db, after)  # type: ignore[assignment]  # stands before the dialect
-            engine.work(batch, tx)
-            raise PlugPulled
-        assert self.invariants.everything() == before, "something of a broken transaction stayed"
-        for command in batch:
-            if not isinstance(command, RouteRequest) or self.rng.random() < 0.5:
-                self.under_way.append(command)  # whoever sent it tries again; a rejected caller may be gone
+    def lull(self, by_ms: int) -> None:
+        """No call comes for a while, and when all have ended, a long time passes."""
+        self._pausing = True
 
-    def _hear(self, command: Command, answer: Any) -> None:
-        """What the dialplan does with an answer."""
-        channel = self.channels[command.uniqueid]
-        if isinstance(answer, DialAnswer):
-            self.invariants.answered(command, answer)
-            if self.rng.random() < 0.04:
-                self.say(f"{channel.uniqueid}: the answer seems not to have arrived")
-                self.tell(
-                    SettleReport(
-                        node=channel.node, uniqueid=channel.uniqueid, reject=RejectCode.ENGINE_TIMEOUT, witness="late"
-                    )
-                )
-            if channel.alive and channel.answered_ms is None:
-                channel.attempt, channel.dialing = answer.attempt, True
-        elif isinstance(answer, RejectAnswer) and channel.alive and channel.answered_ms is None:
-            channel.dialing = False
-            self.hang_up(channel)
+        def wait() -> None:
+            if any(not line.over for line in self.lines.values()) and not self.calm:
+                self.after(1.0, wait)
+                return
+            if not self.calm:
+                self._base_ms += by_ms
+                self.say(f"    {by_ms / 3_600_000:.0f} h have passed")
+            self._pausing = False
 
-    def lose(self) -> None:
-        """A message is lost. What ends a call is kept by somebody and comes later; other messages never come."""
-        if self.under_way:
-            lost = self._draw()
-            self.say(f"lost: {type(lost).__name__} {lost.uniqueid}")
+        self.after(1.0, wait)
 
-    # --- time and crashes ---------------------------------------------------------------------------------------------
+    def scopes(self) -> list[Scoped]:
+        """What can be limited as it stands now; rules by the names of what they link."""
+        rows = self.tables.rows
+        fixed = [s for s in scopes(self.builder) if s.scope is not CapScope.RULE]
+        named = [
+            Scoped(CapScope.RULE, f"{r.campaign_id}/{rows[Target][r.target_id].name}", r.id)
+            for _, r in sorted(rows[Rule].items())
+        ]
+        return [*fixed, *named]
 
-    def pass_time(self) -> None:
-        """A while passes."""
-        self.clock.pass_ms(self.rng.choice([1, 500, 10_000, 60_000, 90_000, 20 * 60_000, HOUR_MS]))
-        self.say(f"time passes to {self.clock.now_ms()}")
+    def caps(self) -> list[Cap]:
+        """The caps there are, in one order."""
+        return [cap for _, cap in sorted(self.tables.rows[Cap].items())]
 
-    def jump(self) -> None:
-        """Somebody sets the clock, forward or back, often over a midnight."""
-        self.clock.pass_ms(self.rng.choice([-2 * HOUR_MS, -HOUR_MS, -60_000, 6 * HOUR_MS, 25 * HOUR_MS]))
-        self.say(f"the clock jumps to {self.clock.now_ms()}")
+    # --- from the beginning to the end --------------------------------------------------------------------------------
 
-    def restart_engine(self) -> None:
-        """A daemon is gone, and another begins."""
-        self.say("an engine restarts")
-        self.engines[self.rng.randrange(2)] = Engine(self.store, self.clock)
-
-    # --- what operators do --------------------------------------------------------------------------------------------
-
-    def operate(self) -> None:
-        """One change by an operator; what is refused changes nothing. Now and then it is a dry run."""
-        office = replace_dry(self.office, self.rng.random() < 0.1)
-        work = self.rng.choice(
-            [self._set_cap, self._set_cap, self._clear_cap, self._adjust, self._adjust, self._switch, self._reprice]
-        )
-        before = self.invariants.everything() if office.dry_run else None
+    def run(self) -> World:
+        """The whole world. Raises Broken."""
+        clock, sqlstore.time = sqlstore.time, SimpleNamespace(sleep=lambda _s: None)  # type: ignore[assignment]
+        loggers = [logging.getLogger(name) for name in ("capconduit", "fastagi")]
+        handler, levels = _OnlyErrors(self), [(log, log.level, log.propagate) for log in loggers]
+        for log in loggers:
+            log.setLevel(logging.ERROR)
+            log.propagate = False
+            log.addHandler(handler)
         try:
-            work(office)
-        except Refused as error:
-            self.say(f"refused: {error.slug}")
-        if before is not None:
-            self.say("it was a dry run")
-            assert self.invariants.everything() == before, "a dry run changed something"
-        else:
-            self.invariants.operated()
+            with self.loop.running():
+                self._run()
+                self._end()
+        except Broken:
+            raise
+        except Exception as error:
+            self.fail(error)
+            raise self._story() from error
+        finally:
+            with self.loop.running():
+                self._bury()
+            sqlstore.time = clock
+            for log, level, propagate in levels:
+                log.removeHandler(handler)
+                log.setLevel(level)
+                log.propagate = propagate
+        return self
 
-    def _set_cap(self, office: Office) -> None:
-        scope, name = self.rng.choice(self._scopes(self.builder))
-        limit = self._limit()
-        self.say(f"cap {scope} {name}: {limit.metric} {limit.value}/{limit.window}")
-        caps.set_caps(office, scope, name, [limit])
+    def _run(self) -> None:
+        self._begin()
+        self._drive(lambda: self.born >= self.calls and not self._pausing, FOREVER_S)
+        self._drive(lambda: False, self.random("world").choice([1.0, 30.0, 120.0]))
+        self._rest()
 
-    def _clear_cap(self, office: Office) -> None:
-        scope, name = self.rng.choice(self._scopes(self.builder))
-        self.say(f"cap {scope} {name} cleared")
-        caps.clear_caps(office, scope, name)
+    def _begin(self) -> None:
+        store = self.database.store
+        store.committed = self.committed  # type: ignore[method-assign]
+        self.builder.insert_into(store)  # type: ignore[arg-type]
+        self.begun = True
+        self.caps_of_the_beginning = {cap.id for cap in self.builder.caps}
+        with store.transaction(write=False) as tx:
+            self.first_estate = tx.load_estate()
+        self.say(f"faults: {', '.join(sorted(self.enabled)) or 'none'}")
+        for machine in self.machines:
+            machine.asterisk.start()
+            machine.start()
+        self.after(1.0, self._next_arrival)
+        for name in sorted(self.enabled):
+            if FAULTS[name].act is not None:
+                self._plan(name)
 
-    def _adjust(self, office: Office) -> None:
-        seller = self.rng.choice(self.builder.sellers).name
-        account = sellers.show_seller(office, seller).account
-        everything = [-account.balance_micros or 1, -account.available_micros or 1, -account.available_micros - 1]
-        amount = self.rng.choice([DOLLAR, 5 * DOLLAR, 100_000, -100_000, -DOLLAR, *everything])
-        self.say(f"{seller} balance {amount:+}")
-        balances.adjust(office, seller, amount, reason="simulated", key=self.rng.choice(["", "", f"k{amount}"]))
+    def _drive(self, until: Callable[[], bool], at_most_s: float) -> bool:
+        """Run the loop until something is so; whether it came to be within that time."""
+        deadline_s = self.loop.time() + at_most_s
+        while not until():
+            if self.failure is not None:
+                raise self._story() from self.failure
+            if self.loop.time() > deadline_s or not self.loop.run_once():
+                return False
+        return True
 
-    def _switch(self, office: Office) -> None:
-        on = self.rng.random() < 0.6
-        match self.rng.randrange(6):
-            case 0:
-                name = self.rng.choice(self.builder.campaigns).name
-                campaigns.pause_campaign(office, name, paused=not on)
-            case 1:
-                name = self.rng.choice(self.builder.sellers).name
-                sellers.set_seller(office, name, status=Status.ACTIVE if on else Status.SUSPENDED)
-            case 2:
-                name = self.rng.choice(self.builder.dids).number
-                dids.suspend_did(office, name, suspended=not on)
-            case 3:
-                name = self.rng.choice(self.builder.targets).name
-                targets.set_target(office, name, enabled=on)
-            case 4:
-                name = self.rng.choice(self.builder.rules).id
-                targets.set_rule(office, *name.split("/"), enabled=on)
-            case _:
-                name = self.rng.choice(self.builder.sellers).name
-                sellers.set_seller(office, name, credit_limit_micros=self.rng.choice([0, 100_000, DOLLAR]))
-        self.say(f"{name} switched {'on' if on else 'off'}, or its credit changed")
-
-    def _reprice(self, office: Office) -> None:
-        name = self.rng.choice(self.builder.rates).name
-        price = self.rng.choice([0, 60, 200_000, 3 * DOLLAR])
-        self.say(f"{name} costs {price} a minute, and slices change")
-        rates.set_rate(office, name, per_minute_micros=price)
-        settings.set_setting(office, "funding_slice_s", self.rng.choice(["6", "60", "600"]))
-
-    # --- the end ------------------------------------------------------------------------------------------------------
-
-    def rest(self) -> None:
-        """Every message arrives, every call ends and is settled by somebody, some twice. Then nothing may be held."""
+    def _rest(self) -> None:
+        """Everything is repaired, every call ends, and nothing more happens. Then nothing may be held."""
         self.say("coming to rest")
-        for channel in self.channels.values():
-            if channel.alive:
-                self.hang_up(channel)
-            assert channel.settlement is not None
-            self.under_way.append(replace(channel.settlement, witness="spool", ended_ms=self.clock.now_ms()))
-        while self.under_way:
-            self.deliver()
-            self.invariants.check()
-        self.invariants.check_rest([(c.node, c.uniqueid) for c in self.channels.values()])
+        self.calm = True
+        self.database.away_until_s = self.database.read_only_until_s = 0.0
+        self.unreachable.clear()
+        for machine in self.machines:
+            self._repair(machine)
+        ends = self.random("ends")
+        for line in self.lines.values():
+            self.after(ends.random() * 30, line.talk_over, "caller")
+            self.after(ends.random() * 30, line.hang_up_by_caller)
+        if not self._drive_at_rest():
+            left = [c.uniqueid for c in self.tables.channels[_call_kind()].values()]
+            raise self._story_of(AssertionError(f"not at rest after {FOREVER_S} s: {left}"))
+        self._drive(lambda: False, 20.0)
+        with self.judging():
+            self.invariants.at_rest()
+        if self.failure is not None:
+            raise self._story() from self.failure
+
+    def _repair(self, machine: Machine) -> None:
+        machine.disk.full = machine.disk.kill_when_emptied = False
+        machine.asterisk.ami_away = False
+        if machine.process is not None:
+            machine.process.boot.stopped_until_s = 0.0
+        if machine.name.endswith("-double"):
+            machine.gone = True
+            machine.kill(None)
+            machine.asterisk.kill()
+        elif not machine.gone or self.random("ends").random() < 0.5:
+            machine.gone = False
+            machine.asterisk.start()
+            machine.start()
+
+    def _drive_at_rest(self) -> bool:
+        """Until no call lives anywhere and no end waits where somebody could read it."""
+        limit_s = self.loop.time() + FOREVER_S + self.set_back_ms / 1_000
+
+        def is_over() -> bool:
+            if self.tables.channels[_call_kind()] or any(not line.over for line in self.lines.values()):
+                return False
+            alive = [m for m in self.machines if not m.gone]
+            return not any(
+                m.disk.data or (m.with_ami and self._spooled(m.asterisk)) or m.process is None or m.process.boot.dead
+                for m in alive
+            )
+
+        while self.loop.time() < limit_s:
+            if is_over():
+                return True
+            self._drive(lambda: False, 1.0)
+        return False
+
+    def _spooled(self, asterisk: Asterisk) -> bool:
+        """Whether Asterisk keeps an end that the daemon can read."""
+        return bool(asterisk.spool)
+
+    def _end(self) -> None:
+        """Daemons are told to stop, and do."""
+        for machine in self.machines:
+            process = machine.process
+            if process is not None and process.daemon is not None and not process.boot.dead:
+                self.loop.call_soon(process.daemon.stop, context=process.context)
+        self._drive(lambda: all(m.process is None or m.process.boot.dead for m in self.machines), 60.0)
+        if self.failure is not None:
+            raise self._story() from self.failure
+
+    def _bury(self) -> None:
+        """Close what is left of every process: else the garbage collector would, whenever it likes, loudly."""
+        for task in (task for boot in self.boots for task in boot.tasks if not task.done()):
+            for _ in range(CLOSED_WITHIN):  # each `finally` that waits is another stop
+                try:
+                    task.get_coro().close()
+                    break
+                except BaseException:
+                    continue
+
+    def _story(self) -> Broken:
+        assert self.failure is not None
+        return self._story_of(self.failure)
+
+    def _story_of(self, error: BaseException) -> Broken:
+        """What a person wants to read: what broke, what went wrong before, and the life of the calls that are named."""
+        named = set(re.findall(r"\bu\d+\b", str(error)))
+        for call_id in re.findall(r"\b[0-9A-Z]{26}\b", str(error)):
+            named |= {line.uniqueid for line in self.lines.values() if any(d.call_id == call_id for d in line.dials)}
+        told = [entry for entry in self.story if not entry[1] or entry[1] in named]
+        if not named:
+            told = self.story[-STORY:]
+        text = "\n".join(f"  {at:10.3f} {uniqueid:5} {what}" for at, uniqueid, what in told[:1] + told[1:][-STORY:])
+        what = f" ({self.failed_at})" if self.failed_at else ""
+        return Broken(f"seed {self.seed}: {type(error).__name__}: {error}{what}\n{text}")
 
 
-class _PulledPlug:
-    """Stands before a dialect and fails at the n-th statement that writes."""
-
-    def __init__(self, dialect: Any, after: int) -> None:
-        self._dialect = dialect
-        self._left = after
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._dialect, name)
-
-    def many(self, sql: str, rows: Any) -> None:
-        self._left -= 1
-        if self._left == 0:
-            raise PlugPulled
-        self._dialect.many(sql, rows)
+def short(value: object) -> str:
+    """A command or an answer without what it does not say."""
+    text = repr(value)
+    text = re.sub(r"\b(node|boot_id|linkedid|sip_call_id|uniqueid|caller_name|channel)='[^']*', ", "", text)
+    return re.sub(r", \w+=(None|''|0)(?=[,)])", "", text)
 
 
-def replace_dry(office: Office, dry_run: bool) -> Office:
-    """The same office, perhaps only trying."""
-    return Office(office.store, office.clock, actor=office.actor, dry_run=dry_run)
-
-
-def simulate(seed: int, path: Path, steps: int = 250) -> World:
-    """One world from its beginning to its rest. Raises AssertionError naming the seed."""
+def simulate(seed: int, store: MemoryStore | None = None, **options: Any) -> World:
+    """One world from its beginning to its rest. Raises Broken with the story, for which it is lived again."""
     try:
-        world = World(seed, path)
-    except DatabaseError as error:
-        raise AssertionError(f"seed {seed}: {error}") from error
-    world.run(steps)
-    return world
+        return World(seed, store, **options).run()
+    except Broken as error:
+        if store is not None and type(store) is not MemoryStore:
+            raise
+        try:
+            World(seed, telling=True, **options).run()
+        except Broken as told:
+            raise told from error.__cause__
+        raise
+
+
+def _call_kind() -> type[Any]:
+    from capconduit.domain.model import Call
+
+    return Call
