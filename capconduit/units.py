@@ -101,6 +101,16 @@ def format_duration(duration_ms: int) -> str:
     return f"{hours}h{minutes:02d}m{seconds:02d}s"
 
 
+def format_span(duration_ms: int) -> str:
+    """`1h`, `7d`, `1h30m`: to the millisecond, as parse_duration_ms reads it, without units that are zero."""
+    parts, rest_ms = [], duration_ms
+    for unit in ("d", "h", "m", "s", "ms"):
+        count, rest_ms = divmod(rest_ms, _DURATION_MS[unit])
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
 def format_instant(instant_ms: int) -> str:
     """ISO 8601 in UTC with milliseconds: `2026-03-08T06:59:59.999Z`."""
     seconds, ms = divmod(instant_ms, MS_PER_SECOND)

@@ -28,6 +28,7 @@ SPOOL_FAMILY: Final = "capconduit/unsettled"
 SPOOL_SEPARATOR: Final = "|"
 SPOOL_FIELDS: Final = (
     "call", "attempt", "dialstatus", "answered_ms", "dialed_ms", "cause", "hangup_source", "context", "ended",
+    "dialled",
 )  # fmt: skip
 
 # Least privilege of the daemon's AMI user (main/manager.c, main/db.c): `call` moves AbsoluteTimeout and hangs up,

@@ -123,14 +123,14 @@ def host_or_network(text: str, field: str) -> Checked:
     return network(text, field) if "/" in text else host(text, field)
 
 
-def clean(expression: str) -> Checked:
+def clean(expression: str, keep: str = "") -> Checked:
     """A dialplan function that reads `expression` by its *name* and returns its value with every unsafe character
-    replaced by `_` (funcs/func_strings.c REPLACE).
+    replaced by `_` (funcs/func_strings.c REPLACE), but those in `keep`.
 
     By name, because a value that is substituted into a function's argument is parsed again: a caller named
     `x):1:2` would end the function early.
     """
-    escaped = "".join(f"\\\\x{ord(character):02x}" for character in UNSAFE_FROM_CALLERS)
+    escaped = "".join(f"\\\\x{ord(character):02x}" for character in UNSAFE_FROM_CALLERS if character not in keep)
     return Checked(f"${{REPLACE({expression},{escaped},_)}}")
 
 
