@@ -35,6 +35,7 @@ EVERY_S: Final = 15.0  # between two looks
 RETRY_S: Final = (1.0, 5.0)  # least and most until the next one, after a look that failed
 BETWEEN_LISTS_S: Final = 1.0
 REPLAY_AT_ONCE: Final = 200  # settlements of the journal that share a transaction
+MAX_COMPLAINTS: Final = 1_000  # that are remembered, so that each is said once
 TRIED_ALONE: Final = 3  # failures in a row, each in its own transaction: it is the database, not the entry
 NODE_GONE_MS: Final = 60_000  # a daemon that wrote no heartbeat for so long is gone
 # We must have watched its row stand still for so long, whatever the two clocks say: longer than a living daemon needs
@@ -266,6 +267,9 @@ class Reconciler:
             except (CapConduitError, EngineBusy) as error:
                 log.warning("the kept settlement %s: %s", path, error or type(error).__name__)
                 trouble = error
+            except Exception as error:  # noqa: BLE001 - a bug in deciding about one call holds up no other
+                self._spooled.discard(entry.uniqueid if entry else "")
+                self._complain(_kept(path), f"cannot be settled ({error!r})")
         if trouble is not None:
             raise trouble
 
@@ -275,23 +279,25 @@ class Reconciler:
         node = await self._housekeeping.call_node(entry.call_id) if entry is not None else None
         if entry is None or node is None:
             self._spooled.discard(entry.uniqueid if entry else "")
-            self._complain(path, "cannot be read" if entry is None else "is of a call that this database does not know")
+            self._complain(
+                _kept(path), "cannot be read" if entry is None else "is of a call that this database does not know"
+            )
             return
         report = report_of(entry, node, self._meter.times(entry.uniqueid), answered.get(entry.call_id))
         answer: SettleAnswer = await self._asker.ask(report)
         self._spooled.discard(entry.uniqueid)
         if answer.call_id != entry.call_id:
-            self._complain(path, f"names call {entry.call_id}, and its channel is of {answer.call_id}")
+            self._complain(_kept(path), f"names call {entry.call_id}, and its channel is of {answer.call_id}")
             return
         self._meter.settled(entry.uniqueid)
         await ami.db_del(SPOOL_FAMILY, entry.uniqueid)
         log.info("settled from the spool", extra={"uniqueid": entry.uniqueid})
 
     def _complain(self, path: str, why: str) -> None:
-        """Once for each entry; it stays in Asterisk's database for an operator to look at."""
-        if path not in self._complained:
+        """Once for each; what is in Asterisk's database stays there for an operator to look at."""
+        if path not in self._complained and len(self._complained) < MAX_COMPLAINTS:
             self._complained.add(path)
-            log.error("the kept settlement %s %s; it stays in Asterisk's database", path, why)
+            log.error("%s %s; it is left as it is", path, why)
 
     # --- ends that nobody told ----------------------------------------------------------------------------------------
 
@@ -307,8 +313,8 @@ class Reconciler:
         """Calls that died with an Asterisk that is gone, at their last known life."""
         if self._began_ms is None:
             return
-        for call in of_dead_asterisk(await self._calls(self._node), self._began_ms):
-            await self._settle(call, "asterisk-restart")
+        dead = of_dead_asterisk(await self._calls(self._node), self._began_ms)
+        await self._settle_all(dead, "asterisk-restart")
         self._began_ms = None
 
     async def _settle_orphans(self) -> None:
@@ -326,24 +332,33 @@ class Reconciler:
         if not (earlier.complete and later.complete):
             return
         seen = {call.uniqueid: self._meter.seen_ms(call.uniqueid) for call in calls}
-        for call in orphans(calls, _listing(earlier), _listing(later), seen):
-            await self._settle(call, "reconciler")
+        await self._settle_all(orphans(calls, _listing(earlier), _listing(later), seen), "reconciler")
 
     async def _settle_expired(self) -> None:
         """Without AMI: calls whose lease and funded time have passed."""
-        for call in await self._expired(self._node):
-            await self._settle(call, "expired")
+        await self._settle_all(await self._expired(self._node), "expired")
 
     async def _settle_abandoned(self) -> None:
         """Calls of nodes whose daemon is gone, when their lease and funded time have passed, too."""
         for node in self._gone:
-            for call in await self._expired(node):
-                await self._settle(call, "abandoned")
+            await self._settle_all(await self._expired(node), "abandoned")
 
     async def _expired(self, node: str) -> list[Call]:
         calls = await self._calls(node)
         ends: Mapping[str, int] = await self._housekeeping.hold_ends(node) if calls else {}
         return expired(calls, ends, self._now_ms())
+
+    async def _settle_all(self, calls: Sequence[Call], witness: str) -> None:
+        """Settle these. Raises DatabaseError or EngineBusy; one that cannot be settled holds up no other."""
+        for call in calls:
+            if self._journal.holds(call.node, call.uniqueid):  # it came in while we were looking
+                continue
+            try:
+                await self._settle(call, witness)
+            except (DatabaseError, EngineBusy):
+                raise
+            except Exception as error:  # noqa: BLE001 - a bug in deciding about one call holds up no other
+                self._complain(f"end of call {call.id}", f"cannot be settled ({error!r})")
 
     async def _settle(self, call: Call, witness: str) -> None:
         """Settle a call at its last known life; what the meter saw is of our own channels."""
@@ -363,6 +378,10 @@ class Reconciler:
         )
         if ours:
             self._meter.settled(call.uniqueid)
+
+
+def _kept(path: str) -> str:
+    return f"the settlement that Asterisk keeps as {SPOOL_FAMILY}/{path}"
 
 
 def _listing(channels: ChannelList) -> Listing:

@@ -18,7 +18,7 @@ from capconduit.domain.strategies import ROTATING, Candidate, advance
 from capconduit.domain.targets import began, dial_lease_ms
 from capconduit.domain.tariffs import tariff_of
 from capconduit.domain.trace import dump_trace
-from capconduit.domain.usage import amount_of, counter_key, taken, window_text
+from capconduit.domain.usage import amount_of, counter_key, left, taken, window_text
 from capconduit.units import MS_PER_SECOND, ceil_div
 from capconduit.vocab import (
     CAUSE_NO_ANSWER,
@@ -168,8 +168,12 @@ def caps_filled(places: Iterable[Place], books: Books, estate: Estate, now_ms: i
             continue
         before = books.places.get(place.call_id, {}).get((place.attempt, place.cap_id))
         more = place.amount - (before.amount if before else 0)
-        used, in_flight = taken(zoned, (place.cap_id, place.window_start_ms), books, now_ms)
-        if used + in_flight < zoned.cap.limit_value <= used + in_flight + more:
+        key = (place.cap_id, place.window_start_ms)
+        if key == counter_key(zoned, now_ms):
+            free = zoned.cap.limit_value - sum(taken(zoned, key, books, now_ms))
+        else:
+            free = left(zoned, key, books)
+        if 0 < free <= more:
             events.append(
                 event(
                     ids, place.tenant_id, now_ms, EventKind.CAP_REACHED, place.cap_id,

@@ -20,14 +20,14 @@ Command = RouteRequest | AttemptReport | SettleReport | AnswerReport | ExtendReq
 
 @dataclass(slots=True)
 class Needs:
-    """Keys of what a batch of decisions reads; counters with their tenant, caps that look back with the instants their
-    buckets begin after and until."""
+    """Keys of what a batch of decisions reads; counters with their tenant, caps that look back with the `ranges` that
+    their buckets begin in: (cap id, after, until)."""
 
     sellers: set[str] = field(default_factory=set)
     targets: set[str] = field(default_factory=set)
     rules: set[str] = field(default_factory=set)
     counters: dict[CounterKey, str] = field(default_factory=dict)
-    buckets: dict[str, tuple[int, int]] = field(default_factory=dict)
+    ranges: set[tuple[str, int, int]] = field(default_factory=set)
     _routed: set[tuple[str, str]] = field(default_factory=set)  # (DID, trunk) that were seen to already
 
     def route(self, did_id: str, trunk_id: str) -> bool:
@@ -36,22 +36,31 @@ class Needs:
         self._routed.add((did_id, trunk_id))
         return fresh
 
-    def cap(self, zoned: ZonedCap, key: CounterKey, now_ms: int) -> None:
-        """A place may be taken in this counter. One that looks back is locked as a whole by its counter of instant 0:
-        two daemons may be in different buckets."""
+    def cap(self, zoned: ZonedCap, key: CounterKey) -> None:
+        """A place may be taken in this counter, or changed. A cap that looks back is locked as a whole by its counter
+        of instant 0: two daemons may be in different buckets."""
         tenant_id = zoned.cap.tenant_id
         self.counters[key] = tenant_id
         if zoned.bucket_ms:
             self.counters[(zoned.cap.id, 0)] = tenant_id
             span_ms = zoned.rolling_ms + zoned.bucket_ms
-            after_ms, until_ms = min(key[1], now_ms) - span_ms, max(key[1], now_ms) + span_ms
-            known = self.buckets.get(zoned.cap.id, (after_ms, until_ms))
-            self.buckets[zoned.cap.id] = (min(known[0], after_ms), max(known[1], until_ms))
+            self.ranges.add((zoned.cap.id, key[1] - span_ms, key[1] + span_ms))
+
+    def buckets(self) -> list[tuple[str, int, int]]:
+        """The ranges, those of one cap that touch made one. A call of yesterday and one of now leave out the time
+        between them."""
+        merged: list[tuple[str, int, int]] = []
+        for cap_id, after_ms, until_ms in sorted(self.ranges):
+            if merged and merged[-1][0] == cap_id and after_ms <= merged[-1][2]:
+                merged[-1] = (cap_id, merged[-1][1], max(until_ms, merged[-1][2]))
+            else:
+                merged.append((cap_id, after_ms, until_ms))
+        return merged
 
     def caps(self, caps: Iterable[ZonedCap], now_ms: int) -> None:
         """Places may be taken in these caps, in the windows of now."""
         for zoned in caps:
-            self.cap(zoned, counter_key(zoned, now_ms), now_ms)
+            self.cap(zoned, counter_key(zoned, now_ms))
 
 
 def key_of(command: Command) -> CallKey:
@@ -106,7 +115,7 @@ def _of_call(command: Command, call: Call, estate: Estate, books: Books, now_ms:
             continue
         key = (place.cap_id, place.window_start_ms)
         if zoned is not None and zoned.cap.metric in RESERVED_METRICS:
-            needs.cap(zoned, key, now_ms)
+            needs.cap(zoned, key)
         else:
             needs.counters[key] = place.tenant_id
     if not only_reserved:

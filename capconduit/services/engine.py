@@ -186,7 +186,7 @@ class Engine:
                 needs_of(command, estate, books, now_ms, needs)
             tx.lock_needs(needs, books)
             locked_ms = self._clock.now_ms()
-            if not needs.buckets or abs(locked_ms - now_ms) < CPS_BUCKET_MS or not again:
+            if not needs.ranges or abs(locked_ms - now_ms) < CPS_BUCKET_MS or not again:
                 return now_ms
             now_ms, again = locked_ms, again - 1
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from capconduit.domain import model
-from capconduit.domain.estate import Estate, Rows, build_estate
+
+if TYPE_CHECKING:
+    from capconduit.domain.estate import Estate, Rows
 from capconduit.store.dialect import Dialect
 from capconduit.store.rows import mapping
 
@@ -59,6 +61,8 @@ def forget(db: Dialect, version: int) -> None:
 
 def load(db: Dialect, known: Estate | None) -> Estate:
     """The estate as it is in this transaction."""
+    from capconduit.domain.estate import Rows, build_estate
+
     version = int(db.query(VERSION_SQL, {})[0][0])
     if known is not None and 0 < version - known.version < KEPT_VERSIONS:
         changes = db.query(_CHANGES, {"known": known.version, "most": MOST_CHANGES + 1})

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from capconduit.domain import model
 from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
-from capconduit.domain.estate import Estate
 from capconduit.domain.model import (
     Account,
     Attempt,
@@ -28,13 +27,16 @@ from capconduit.domain.model import (
     TargetState,
     Tombstone,
 )
-from capconduit.domain.needs import Needs
 from capconduit.ids import ulid
 from capconduit.store import estates, pruning
 from capconduit.store.dialect import CALLER_LOCK, CHANNEL_LOCK, Dialect, insert_sql
 from capconduit.store.rows import mapping
 from capconduit.store.store import LOOK_BACK_MS, Outdated, Transaction
 from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, PlaceState
+
+if TYPE_CHECKING:
+    from capconduit.domain.estate import Estate
+    from capconduit.domain.needs import Needs
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
@@ -266,9 +268,10 @@ class SqlTransaction(Transaction):
         found = iter(self._db.queries([(sql, values) for _, sql, values in wanted]))
         for kind, _, _ in wanted:
             self._keep(kind, next(found), books)
-        self._make_target_states(needs.targets - books.targets.keys(), books)
+        self._make_states(TargetState, "target_id", needs.targets - books.targets.keys(), books)
+        self._make_states(RuleState, "rule_id", needs.rules - books.rules.keys(), books)
         self._make_counters([k for k in counters if k not in books.counters], needs.counters, books)
-        for cap_id, (after_ms, until_ms) in sorted(needs.buckets.items()):
+        for cap_id, after_ms, until_ms in needs.buckets():
             self._load_buckets(cap_id, after_ms, until_ms, books)
 
     def _locking(self, kind: type, key: str, ids: Iterable[str]) -> tuple[type, str, Mapping[str, Any]] | None:
@@ -311,24 +314,29 @@ class SqlTransaction(Transaction):
             books.counters.setdefault((cap_id, counter.window_start_ms), counter)
 
     def lock_accounts(self, seller_ids: Iterable[str], books: Books) -> None:
+        from capconduit.domain.needs import Needs
+
         self.lock_needs(Needs(sellers=set(seller_ids)), books)
 
     def lock_counters(self, keys: Mapping[CounterKey, str], books: Books) -> None:
+        from capconduit.domain.needs import Needs
+
         self.lock_needs(Needs(counters=dict(keys)), books)
 
-    def _make_target_states(self, missing: Iterable[str], books: Books) -> None:
-        """States of targets that were never dialled, made and locked: calls of several sellers may be the first."""
-        statement = self._locking(TargetState, "target_id", missing)
+    def _make_states(self, kind: type, key: str, missing: Iterable[str], books: Books) -> None:
+        """States of targets or rules that were never dialled, made and locked: several daemons may be the first."""
+        statement = self._locking(kind, key, missing)
         if statement is None or not self._writes:
             return
+        m, owner = mapping(kind), key.removesuffix("_id")
+        zeros = ", ".join("0" for _ in m.columns[2:])
         self._db.query(
-            "INSERT INTO target_state"
-            " (target_id, tenant_id, active, failures, rested_until_ms, probe_until_ms, idle_since_ms)"
-            f" SELECT id, tenant_id, 0, 0, 0, 0, 0 FROM target WHERE {self._db.any_of('id', 'ids')} /* all tenants */"
-            " ORDER BY id ON CONFLICT DO NOTHING RETURNING target_id",
+            f"INSERT INTO {m.table} ({', '.join(m.columns)})"
+            f" SELECT id, tenant_id, {zeros} FROM {owner} WHERE {self._db.any_of('id', 'ids')} /* all tenants */"
+            f" ORDER BY id ON CONFLICT DO NOTHING RETURNING {key}",
             statement[2],
         )
-        self._keep(TargetState, self._db.query(statement[1], statement[2]), books)
+        self._keep(kind, self._db.query(statement[1], statement[2]), books)
 
     def _make_counters(self, missing: Sequence[CounterKey], tenants: Mapping[CounterKey, str], books: Books) -> None:
         """Counters of windows that nobody used yet, made and locked."""

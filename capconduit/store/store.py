@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
-from capconduit.domain.estate import Estate
-from capconduit.domain.model import Call, Cap, Node, Tenant
-from capconduit.domain.needs import Needs
+if TYPE_CHECKING:  # quick commands start without the deciding half
+    from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
+    from capconduit.domain.estate import Estate
+    from capconduit.domain.model import Call, Cap, Node, Tenant
+    from capconduit.domain.needs import Needs
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")

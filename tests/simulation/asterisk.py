@@ -107,7 +107,7 @@ class Line:
         self.over_by = ""
         self.slack_ms = 0.0  # what it may talk longer than it is funded, by what was done to it
         self.clock_ms = 0.0  # by how much its machine's clock was set while it lived
-        self.blind = False  # nobody could see how it went on
+        self.acknowledged = self.kept = False  # its end, by the daemon; in Asterisk's database
         self.forgiven = False  # it was taken for dead, by a mistake that is known (see World.forgives)
         self.bridge = ""
         self.limit_s: float | None = None  # when the dead man's limit ends it, on the loop's clock
@@ -349,6 +349,7 @@ class Line:
             ended = f"{self._now_ms() / 1_000:.3f}"
             text = SPOOL_SEPARATOR.join([self.variables["CC_CALL"], *rest, ended])
             self.asterisk.keep(self.uniqueid, text)
+            self.kept = self.asterisk.machine.with_ami
             self._say("its end is kept in Asterisk's database")
         self._leave()
 
@@ -421,6 +422,7 @@ class Line:
         self._exchange = None
         self.set_limit(None)
         self.variables.update(variables)
+        self.acknowledged = self.acknowledged or (exchange.script == "settle" and self._acknowledged)
         exchange.then()
 
     # --- small things -------------------------------------------------------------------------------------------------
@@ -487,7 +489,7 @@ class Asterisk:
         now_s = self.world.loop.time()
         for kept_s, uniqueid in self._kept:
             if kept_s > now_s - 1.0 and self.spool.pop(uniqueid, None) is not None:
-                self.world.lines[uniqueid].blind = True
+                self.world.lines[uniqueid].kept = False
         for line in list(self.lines.values()):
             line.vanish()
         self.lines.clear()
@@ -580,7 +582,7 @@ class Exchange:
         self.then = then
         self._world = line.world
         self._asterisk = line.asterisk
-        self._script, self._args = script, args
+        self.script, self._args = script, args
         self._connection: Any = None
         self._process: Process | None = None
         self._over = False
@@ -589,7 +591,7 @@ class Exchange:
 
     def begin(self) -> None:
         """Connect and write the environment."""
-        self._fate = self._world.messages.agi_fate(self._script)
+        self._fate = self._world.messages.agi_fate(self.script)
         process = self._asterisk.machine.process
         if self._fate == "refused" or process is None or process.boot.dead or not process.listening:
             self._world.after(self._world.messages.net_s(), self.reset)
@@ -611,7 +613,7 @@ class Exchange:
 
     def _header(self) -> bytes:
         lines = [
-            f"agi_request: agi://127.0.0.1:4573/{self._script}",
+            f"agi_request: agi://127.0.0.1:4573/{self.script}",
             f"agi_channel: {self.line.channel}",
             f"agi_uniqueid: {self.line.uniqueid}",
             *(f"agi_arg_{n}: {value}" for n, value in enumerate(self._args, 1)),
@@ -635,7 +637,8 @@ class Exchange:
                 break
             if text.startswith("EXEC MSet "):
                 variables.update(pairs_of(text))
-                self._at_daemon(self._world.messages.net_s(), self._say)
+                if self._fate != "unheard":
+                    self._at_daemon(self._world.messages.net_s(), self._say)
         self._finish(variables)
 
     def _say(self) -> None:

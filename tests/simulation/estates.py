@@ -13,12 +13,12 @@ from tests.unit.estate_builder import DOLLAR, TENANT, EstateBuilder
 
 HOUR_MS = 3_600_000
 ZONES = ("America/New_York", "America/New_York", "America/Havana", "Asia/Kolkata", "Australia/Lord_Howe")
-CALENDAR = (WindowKind.HOUR, WindowKind.DAY, WindowKind.WEEK, WindowKind.MONTH, WindowKind.TOTAL)
+CALENDAR = (WindowKind.HOUR, WindowKind.DAY, WindowKind.DAY, WindowKind.WEEK, WindowKind.MONTH, WindowKind.TOTAL)
 COUNTING = (CapMetric.ATTEMPTS, CapMetric.CONNECTED, CapMetric.BILLABLE)
 ROLLING_MS = (10_000, 60_000, 600_000, HOUR_MS)
 # Callers that come again: numbers, a withheld one, one that is no number.
 CALLERS = (*(f"+1212555{n:04}" for n in range(120, 160)), "anonymous", "", "1001", "+442071838750", "2125550121")
-PATTERNS = ("+12125550121", "+4420*", "+1212555013?", "anonymous", "1001")
+PATTERNS = ("+12125550121", "+4420*", "+121255501?1", "+121255501*", "+121255501?5", "anonymous", "1001")
 ATTESTATIONS = (
     ("A", ""), ("B", "TN-Validation-Passed"), ("C", ""), ("", ""), ("", "TN-Validation-Passed-A"),
     ("A", "TN-Validation-Failed"), ("", "No-TN-Validation"),
@@ -51,13 +51,13 @@ def some_limit(rng: random.Random) -> Limit:
     """A limit of any kind; often one that fills at once."""
     metric = rng.choice([CapMetric.CONCURRENT, CapMetric.CONCURRENT, *CapMetric])
     if metric is CapMetric.CONCURRENT:
-        return Limit(metric, WindowKind.NONE, rng.choice([0, 1, 2, 4, 8, 8, 20, 20]))
+        return Limit(metric, WindowKind.NONE, rng.choice([0, 1, 2, 4, 8, 8, 20, 20, 50, 50]))
     if metric is CapMetric.CPS:
-        return Limit(metric, WindowKind.NONE, rng.choice([1, 2, 3, 5]))
+        return Limit(metric, WindowKind.NONE, rng.choice([1, 2, 3, 5, 9]))
     value = {
-        CapMetric.MINUTES: rng.choice([0, 29, 60, 200, 1_000, 1_000, 10_000]),
-        CapMetric.SPEND: rng.choice([0, 99_999, DOLLAR, 5 * DOLLAR, 50 * DOLLAR, 500 * DOLLAR]),
-    }.get(metric, rng.choice([0, 1, 3, 9, 30, 30, 80]))
+        CapMetric.MINUTES: rng.choice([29, 60, 200, 1_000, 1_000, 10_000, 10_000]),
+        CapMetric.SPEND: rng.choice([99_999, DOLLAR, 5 * DOLLAR, 50 * DOLLAR, 500 * DOLLAR]),
+    }.get(metric, rng.choice([0, 1, 3, 9, 30, 30, 80, 80]))
     if rng.random() < 0.35:
         return Limit(metric, WindowKind.ROLLING, value, rng.choice(ROLLING_MS))
     return Limit(metric, rng.choice(CALENDAR), value)
@@ -99,10 +99,10 @@ def make_estate(rng: random.Random, now_ms: int) -> EstateBuilder:
         _campaign(rng, b, f"campaign{i}", seller, schedules, overrides)
     b.did("+18005550198", None)
     b.did("+18005550199", "campaign0", status=DidStatus.SUSPENDED)
-    for pattern in rng.sample(PATTERNS, rng.randrange(3)):
+    for pattern in rng.sample(PATTERNS, rng.randrange(4)):
         scoped = rng.choice([s for s in scopes(b) if s.scope in (CapScope.SYSTEM, CapScope.SELLER, CapScope.CAMPAIGN)])
         b.block(pattern, scoped.scope, scoped.id, expires_ms=rng.choice([None, now_ms + 120_000]))
-    for scoped in rng.sample(scopes(b), rng.choice([0, 1, 2, 3, 4, 6, 9])):
+    for scoped in rng.sample(scopes(b), rng.choice([0, 2, 4, 6, 9, 12])):
         _cap(rng, b, scoped)
     return b
 

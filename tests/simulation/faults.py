@@ -63,6 +63,7 @@ def happening(does: str, holds: str, often: float) -> Callable[[Any], Any]:
 
 chance("request_lost", "the daemon's port refuses, or the connection is lost before it is read", ONCE, 0.03)
 chance("answer_lost", "the daemon has decided and committed, and its answer never reaches the channel", ONCE, 0.03)
+chance("applied_unheard", "the channel takes the verdict, and its word of that never reaches the daemon", HELD, 0.03)
 chance("command_doubled", "the engine is told the same thing twice, in one batch or in two", ONCE, 0.08)
 chance("command_late", "a command waits in the engine for up to 9 s, behind every deadline", ONCE, 0.02)
 chance("commands_reordered", "a batch is decided in another order: settle before route, answer after the end", ONCE, 0.3)
@@ -317,7 +318,9 @@ class Messages:
         """What becomes of an exchange."""
         if self._world.draw("request_lost"):
             return "refused"
-        return "answer lost" if self._world.draw("answer_lost") else ""
+        if self._world.draw("answer_lost"):
+            return "answer lost"
+        return "unheard" if self._world.draw("applied_unheard") else ""
 
     def ami_fate(self) -> str:
         """What becomes of an action."""

@@ -316,6 +316,10 @@ class Invariants:
             self._has_places(after, fresh=False)
         if after.funded_s != before.funded_s or after.attempt != before.attempt or after.leg != before.leg:
             self._is_funded(after)
+        if after.leg:
+            legs = self._tables.parts[Attempt][after.id].values()
+            ringing = [leg.number for leg in legs if leg.ended_ms is None and leg.number != after.leg]
+            assert not ringing, f"{after.uniqueid}: leg {after.leg} has answered, and {ringing} ring on"
         if after.attempt == before.attempt:
             assert after.funded_s >= before.funded_s, f"{after.uniqueid} has less funded than before"
         assert before.state is not CallState.UP or after.state is CallState.UP, f"{after.uniqueid} is no longer up"
@@ -377,9 +381,9 @@ class Invariants:
         assert cdr.talk_ms >= talk_ms - TOLERANCE_MS - fault.less_ms, (
             f"{cdr.uniqueid}: {cdr.talk_ms} ms recorded by {cdr.witness}, {talk_ms} ms talked"
         )
-        if not fault.less_ms:
+        if fault.exact:
             assert (cdr.answered_ms is not None) == (line.answered_s is not None), f"{cdr.uniqueid}: answered or not"
-            if line.answered_s is not None:
+            if line.answered_s is not None and self._world.saw_everything(line):
                 attempt = self._tables.rows[Attempt][(cdr.call_id, cdr.attempt)]
                 assert attempt.dial == line.answered_dial, f"{cdr.uniqueid}: {attempt.dial} did not answer"
         if cdr.written_off_micros and not line.forgiven:
@@ -529,12 +533,27 @@ class Invariants:
         for line in self._world.lines.values():
             if line.dials:
                 assert (line.node, line.uniqueid) in recorded, f"{line.uniqueid} was dialled, and is not recorded"
+        self._promises_are_kept()
         connected = {c.call_id for c in rows[Cdr].values() if c.answered_ms is not None}
         for caller in rows[RecentCaller].values():
             assert caller.call_id in connected, f"{caller.caller} is remembered for a call that was not connected"
         with self._world.in_office(dry_run=False) as office:
             assert list(verify_caps(office)) == []
             assert list(verify_balances(office)) == []
+
+
+    def _promises_are_kept(self) -> None:
+        """An end that was acknowledged or kept is recorded as it was told, whoever settled the call first."""
+        cdrs = self._tables.channels[Cdr]
+        for line in self._world.lines.values():
+            cdr = cdrs.get((line.node, line.uniqueid))
+            if cdr is None or line.forgiven or not cdr.attempts or line.asterisk.machine.gone:
+                continue
+            if not line.acknowledged and (not line.kept or self._world.was_taken_early(cdr)):
+                continue
+            missing_ms = line.talk_ms() - cdr.talk_ms
+            allowed_ms = TOLERANCE_MS + 0.002 * line.talk_ms() + line.clock_ms + line.slack_ms
+            assert missing_ms <= allowed_ms, f"{line.uniqueid}: {missing_ms} ms of talk were told and are not recorded"
 
 
 def _open_micros(hold: Hold) -> int:

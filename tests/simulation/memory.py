@@ -325,7 +325,7 @@ class MemoryTransaction(Transaction):
                     loaded[key] = row  # type: ignore[index]  # each has its own kind of rows
         self._make_target_states(needs.targets - books.targets.keys(), books)
         self._lock_counters(needs.counters, books)
-        for cap_id, (after_ms, until_ms) in needs.buckets.items():
+        for cap_id, after_ms, until_ms in needs.buckets():
             starts = books.buckets.setdefault(cap_id, set())
             for start, counter in self._tables.buckets.get(cap_id, {}).items():
                 if after_ms < start <= until_ms:

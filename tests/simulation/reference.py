@@ -36,6 +36,9 @@ class Prices(Protocol):
     then_per_minute_micros: int
 
 
+PRICES = ("connect_fee_micros", "per_minute_micros", "first_s", "step_s", "then_after_s", "then_per_minute_micros")
+
+
 def billed_seconds(prices: Prices, seconds: int) -> int:
     """The first increment, and then one more for each that was begun."""
     billed = prices.first_s

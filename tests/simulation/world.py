@@ -47,6 +47,11 @@ EVENINGS = (
 )  # fmt: skip
 ODD_NUMBERS = ("+18005550198", "+18005550199", "18005559999", "8005550101")
 FOREVER_S = 4 * 3_600.0  # of simulated time: after so long at rest something hangs
+# Faults whose names begin so may keep a daemon from seeing an event, or from telling the books of it.
+HIDING = (
+    "ami", "daemon", "killed", "database", "transaction", "commit", "contention", "command", "request", "answer",
+    "machine", "asterisk", "applied", "journal",
+)  # fmt: skip
 TELLING = ("handler", "journal", "spool")  # witnesses that were told the end of a call
 FAR = float("inf")
 CLOSED_WITHIN = 30
@@ -61,8 +66,9 @@ class Broken(AssertionError):
 class Untold:
     """How far a record may be from what happened: milliseconds of talk more or less."""
 
-    more_ms: float = 0.0
-    less_ms: float = 0.0
+    more_ms: float
+    less_ms: float
+    exact: bool  # whether it was answered, and by whom, was seen
 
 
 class _OnlyErrors(logging.Handler):
@@ -287,13 +293,21 @@ class World:
         witness = cdr.witness.partition("+")[0]
         drift_ms = 0.002 * line.talk_ms() + 5
         if line.forgiven:
-            return Untold(more_ms=FAR, less_ms=FAR)
-        if line.blind or line.killed or witness not in TELLING:
+            return Untold(FAR, FAR, exact=False)
+        if line.killed or witness not in TELLING:
             # Nobody has told the end: it is put at the last known life, never beyond what was funded.
             over_ms = max(self.funded_ms(line) - line.talk_ms(), 0) + 2_000
-            return Untold(more_ms=drift_ms + over_ms, less_ms=FAR)
+            return Untold(drift_ms + over_ms, FAR, exact=False)
         set_ms = line.clock_ms
-        return Untold(more_ms=drift_ms + set_ms, less_ms=drift_ms + set_ms + line.slack_ms)
+        return Untold(drift_ms + set_ms, drift_ms + set_ms + line.slack_ms, exact=True)
+
+    def saw_everything(self, line: Line) -> bool:
+        """Whether the daemon could see every event of this call: nothing that hides one is among the faults."""
+        return line.asterisk.machine.with_ami and not any(name.startswith(HIDING) for name in self.enabled)
+
+    def was_taken_early(self, cdr: Cdr) -> bool:
+        """Whether somebody concluded a call's end before what Asterisk kept of it was read."""
+        return cdr.witness.partition("+")[0] not in TELLING
 
     def forgives(self, line: Line, witness: str) -> bool:
         """Whether a living call may be taken for dead: what is known not to be seen, see docs/simulation.md."""

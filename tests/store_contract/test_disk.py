@@ -409,7 +409,7 @@ def test_on_a_file_system_that_may_only_be_read_daemon_and_commands_end_with_thr
     rig = CrashRig(tmp_path, url=f"sqlite:///{disk.dir}/rig.sqlite")
     rig.store.close()
     disk.remount("ro")
-    rig.ami._port = 1
+    rig.ami._port = 1  # nobody listens; it does not come to that
     rig.spawn()
     assert rig.process is not None
     assert rig.process.wait(20) == ExitCode.DATABASE

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from capconduit.domain.model import Account, Cdr, Hold, LedgerEntry
+from capconduit.domain.model import Account, Cdr, Event, Hold, LedgerEntry, LedgerKey
 from capconduit.errors import CapConduitError, Refused, UsageError
 from capconduit.services import rates, sellers
-from capconduit.services.balances import adjust, ledger, verify_balances
+from capconduit.services.balances import adjust, correct, ledger, verify_balances
 from capconduit.services.calls import tell
 from capconduit.units import MAX_MICROS
 from capconduit.vocab import EventKind, HoldState, LedgerKind, RejectCode
@@ -123,14 +123,13 @@ def test_a_call_is_in_the_ledger_once_whatever_is_told_of_it(open_shop: Shop) ->
     till.verify()
 
 
-def test_the_ledger_refuses_a_second_entry_of_one_call(open_shop: Shop) -> None:
-    """The second line of defence: the key of a call's entry is unique in the database."""
+def test_the_database_refuses_a_key_of_an_adjustment_twice(open_shop: Shop) -> None:
+    """The second line of defence, over all months of the ledger. (A call's is its row: who settles it removes it.)"""
     till = open_shop(with_balance(DOLLAR))
-    till.dial(route_of())
-    till.ask(settle_of(talk_ms=5_000))
-    entry = next(e for e in till.rows(LedgerEntry) if e.kind is LedgerKind.CALL)
+    adjust(till.office(), "acme", 500_000, reason="wire", key="wire-1")
+    key = till.rows(LedgerKey)[0]
     with pytest.raises(Refused), till.store.transaction(write=True) as tx:
-        tx.insert(replace(entry, id="again"))
+        tx.insert(replace(key, ledger_id="another"))
 
 
 # --- adjustments -----------------------------------------------------------------------------------------------------
@@ -176,6 +175,46 @@ def test_an_adjustment_with_a_key_is_booked_once(open_shop: Shop) -> None:
     adjust(till.office(), "acme", 500_000, reason="another without a key")
     assert till.account().balance_micros == 1_500_000
     till.verify()
+
+
+def test_a_correction_names_what_it_corrects_and_takes_back_only_what_is_there(open_shop: Shop) -> None:
+    till = open_shop(with_balance(DOLLAR))
+    till.dial(route_of("a"))
+    till.ask(settle_of("a", talk_ms=5_000))
+    charge = next(e for e in till.rows(LedgerEntry) if e.kind is LedgerKind.CALL)
+    first = correct(till.office(), charge.id, 200_000, reason="the target was wrong", key="ticket-7")
+    again = correct(till.office(), charge.id, 200_000, reason="the target was wrong", key="ticket-7")
+    assert (first.posted.fresh, again.posted.fresh) == (True, False)
+    entry = first.posted.entry
+    assert (entry.kind, entry.corrects_id, entry.balance_after_micros) == (LedgerKind.CORRECTION, charge.id, DOLLAR)
+    till.dial(route_of("b"))
+    with pytest.raises(Refused) as caught:
+        correct(till.office(), charge.id, -800_001, reason="too much")
+    assert caught.value.slug == "not-enough-money"
+    with pytest.raises(Refused):
+        correct(till.office(), entry.id, -1, reason="a correction of a correction")
+    assert correct(till.office(), charge.id, -800_000, reason="all of it").sum_micros == -600_000
+    assert till.account().available_micros == 0
+    till.ask(settle_of("b", talk_ms=5_000))
+    till.verify()
+
+
+def test_a_low_balance_is_told_by_whatever_crosses_the_threshold(open_shop: Shop) -> None:
+    builder = with_balance(DOLLAR)
+    builder.sellers[0] = replace(builder.sellers[0], low_balance_micros=900_000)
+    till = open_shop(builder)
+
+    def told() -> int:
+        return [e.kind for e in till.rows(Event)].count(EventKind.BALANCE_LOW)
+
+    till.dial(route_of())
+    till.ask(settle_of(talk_ms=5_000))
+    assert told() == 1
+    adjust(till.office(), "acme", -100_000, reason="refund")
+    assert told() == 1
+    adjust(till.office(), "acme", 300_000, reason="wire")
+    adjust(till.office(), "acme", -200_000, reason="refund")
+    assert told() == 2
 
 
 @pytest.mark.parametrize("amount", [0, MAX_MICROS + 1, -MAX_MICROS - 1])

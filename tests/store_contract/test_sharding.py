@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
+from capconduit.domain.model import Cdr
 from capconduit.domain.needs import Command
+from capconduit.services.growth import prune
 from capconduit.store.postgres import PostgresDialect
 from capconduit.store.rows import mapping
 from capconduit.store.sqlite import SqliteDialect, SqliteStore
@@ -323,12 +326,34 @@ def test_a_cap_on_everything_shares_its_counters(shared: Run) -> None:
         assert foreign == {("counter", cap.id)}
 
 
+@pytest.mark.postgres
+def test_groups_of_sellers_lie_side_by_side_as_schemas(empty_postgres_url: str, opened: Opener) -> None:
+    """Each a whole installation of its own: what schema-based sharding moves to another server as it is."""
+    with psycopg.connect(empty_postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA one")
+        connection.execute("CREATE SCHEMA two")
+    sign = "&" if "?" in empty_postgres_url else "?"
+    urls = [f"{empty_postgres_url}{sign}options=-csearch_path%3D{name}" for name in ("one", "two")]
+    tills = [Till(opened(url), two_sellers()) for url in urls]
+    for batches in zip(day_of("acme"), day_of("zeta"), strict=True):
+        for till, batch in zip(tills, batches, strict=True):
+            till.batch(batch)
+    for till, seller in zip(tills, SELLERS, strict=True):
+        till.verify()
+        assert {cdr.seller_id for cdr in till.rows(Cdr)} == {seller}
+    kept = tills[1].rows(Cdr)
+    tills[0].clock.pass_ms(100 * 86_400_000)
+    list(prune(tills[0].store, tills[0].clock, before_ms=T0 + 86_400_000))
+    assert (tills[0].rows(Cdr), tills[1].rows(Cdr)) == ([], kept)
+
+
 # --- what the page says ----------------------------------------------------------------------------------------------
 
 
 def test_the_page_tells_how_many_rows_a_call_leaves(store: SqlStore) -> None:
     page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
-    told = {name: int(rows) for name, rows in re.findall(r"^\| `(\w+)` \| (\d+) \|", page, re.MULTILINE)}
+    costs = page.partition("## What a call costs")[2].partition("## ")[0]
+    told = {name: int(rows) for name, rows in re.findall(r"^\| `(\w+)` \| (\d+) \|", costs, re.MULTILINE)}
     assert told == rows_left(Till(store, walk()), 24)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
-from capconduit.domain.model import Counter, TargetState
+from capconduit.domain.books import Books, CallerKey, CallKey, Changes, CounterKey
+from capconduit.domain.model import Counter, RecentCaller, TargetState
 from capconduit.domain.needs import Needs
 
 
@@ -27,6 +27,7 @@ class LockedBooks(Books):
                 self.holds[call.id] = whole.holds[call.id]
         self.settled = {k: whole.settled[k] for k in keys if k in whole.settled}
         self.buried = {k for k in keys if k in whole.buried}
+        self.locked_callers = set(callers)
         self.callers = {k: whole.callers[k] for k in callers if k in whole.callers}
 
     def lock(self, whole: Books) -> None:
@@ -36,9 +37,9 @@ class LockedBooks(Books):
         self.targets = {i: whole.targets[i] for i in needs.targets if i in whole.targets}
         self.rules = {i: whole.rules[i] for i in needs.rules if i in whole.rules}
         self.counters = {k: replace(whole.counter(tenant, k)) for k, tenant in needs.counters.items()}
-        for cap_id, (after_ms, until_ms) in needs.buckets.items():
+        for cap_id, after_ms, until_ms in needs.buckets():
             starts = {s for c, s in whole.counters if c == cap_id and after_ms < s <= until_ms}
-            self.buckets[cap_id] = starts
+            self.buckets.setdefault(cap_id, set()).update(starts)
             for start in starts:
                 self.counters.setdefault((cap_id, start), replace(whole.counters[(cap_id, start)]))
 
@@ -55,9 +56,20 @@ class LockedBooks(Books):
         return super().buckets_between(cap_id, after_ms, until_ms)
 
     def _sees(self, cap_id: str, after_ms: int, until_ms: int) -> None:
-        low, high = self.needs.buckets[cap_id]
-        assert low <= after_ms <= until_ms <= high, f"{cap_id}: ({after_ms}, {until_ms}] is not all loaded"
+        loaded = [(low, high) for known, low, high in self.needs.buckets() if known == cap_id]
+        whole = any(low <= after_ms and until_ms <= high for low, high in loaded)
+        assert whole, f"{cap_id}: ({after_ms}, {until_ms}] is not all loaded"
         assert (cap_id, 0) in self.needs.counters, f"{cap_id} is not locked as a whole"
+
+    def recent_caller(self, key: CallerKey) -> RecentCaller | None:
+        assert key in self.locked_callers, f"caller {key} was not locked"
+        return super().recent_caller(key)
+
+    def apply(self, changes: Changes) -> None:
+        assert {t.target_id for t in changes.targets} <= self.needs.targets
+        assert {r.rule_id for r in changes.rules} <= self.needs.rules
+        assert {(c.campaign_id, c.caller) for c in changes.callers} <= self.locked_callers
+        super().apply(changes)
 
     def target(self, tenant_id: str, target_id: str) -> TargetState:
         assert target_id in self.needs.targets, f"target {target_id} was not locked"
