@@ -58,8 +58,8 @@ class _Watch:
     answered_s: float | None = None
     ended: asyncio.Event | None = None
     meter: AnsweredAnswer | None = None
-    funded_from_s: float = 0.0
-    limit_s: int = 0  # the funded seconds that Asterisk's limit stands for
+    funded_from_s: float = 0.0  # where nobody saw the answer: since the Dial began
+    limit: tuple[float, int] = (0.0, 0)  # what Asterisk's limit stands for: funded_from_s and funded seconds
     timer: asyncio.TimerHandle | None = None
     tending: bool = False
     gone: asyncio.TimerHandle | None = None
@@ -242,6 +242,8 @@ class Meter:
         watch.leg = replace(watch.leg, answered_ms=event.at_ms, dial=watch.dialled[event.dest_uniqueid])
         watch.answered = True
         watch.answered_s = self._loop.time() - self._lag_s(event.at_ms)
+        if watch.meter is not None:  # a channel list was quicker: until now funding was counted from the Dial
+            watch.funded_from_s = watch.answered_s
         self._soon(watch)
 
     def _leg_ended(self, dest_uniqueid: str, at_ms: int) -> None:
@@ -364,12 +366,12 @@ class Meter:
 
     async def _move_limit(self, watch: _Watch) -> None:
         """Let Asterisk's own limit of the caller's channel be what is funded. Raises what AMI refuses."""
-        if self._ami is None or watch.meter is None or not watch.channel or watch.limit_s == watch.meter.funded_s:
+        if self._ami is None or watch.meter is None or not watch.channel:
             return
-        funded_s, left_s = watch.meter.funded_s, self._left_s(watch)
-        if left_s > 0:
+        limit, left_s = (watch.funded_from_s, watch.meter.funded_s), self._left_s(watch)
+        if limit != watch.limit and left_s > 0:
             await self._ami.absolute_timeout(watch.channel, left_s)
-            watch.limit_s = funded_s
+            watch.limit = limit
             watch.seen_ms = max(watch.seen_ms, self._now_ms())
 
     def _left_s(self, watch: _Watch) -> float:

@@ -235,6 +235,12 @@ def _translated() -> Iterator[None]:
     except pg.NotNullViolation as error:
         text = " ".join(str(error).split())
         raise DatabaseError("database-failed", text, "report this: the program left out a value") from error
+    except pg.ReadOnlySqlTransaction as error:
+        raise DatabaseError(
+            "database-failed",
+            "PostgreSQL takes no changes: it is read-only",
+            "is it a standby, or is default_transaction_read_only set? point database.url at the primary",
+        ) from error
     except pg.UndefinedTable as error:
         raise DatabaseError(
             "database-empty",
@@ -282,8 +288,8 @@ class PostgresStore(SqlStore):
             tx.finish()
             with _translated():
                 connection.execute("COMMIT")
-        except BaseException:
-            self._roll_back(connection)
+        except BaseException as error:
+            self._roll_back(connection, error)
             raise
 
     @contextmanager
@@ -300,7 +306,7 @@ class PostgresStore(SqlStore):
                 committing = True
                 connection.execute("COMMIT")
         except BaseException as error:
-            self._roll_back(connection)
+            self._roll_back(connection, error)
             if isinstance(error, DatabaseError) and connection.closed and not committing:
                 raise RetryTransaction(error.message) from error
             raise
@@ -324,8 +330,12 @@ class PostgresStore(SqlStore):
                 connection.execute(statement)
         return connection
 
-    def _roll_back(self, connection: psycopg.Connection[Any]) -> None:
-        """Roll back; a connection that cannot is thrown away."""
+    def _roll_back(self, connection: psycopg.Connection[Any], error: BaseException) -> None:
+        """Roll back; a connection that cannot is thrown away, and one that was opened while the server was read-only,
+        which it would stay."""
+        if isinstance(error.__cause__, pg.ReadOnlySqlTransaction):
+            self._throw_away(connection)
+            return
         try:
             if connection.info.transaction_status is not TransactionStatus.IDLE:
                 connection.execute("ROLLBACK")

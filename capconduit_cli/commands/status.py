@@ -132,6 +132,10 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
             f"engine    {engine.get('commands')} commands in {engine.get('batches')} transactions,"
             f" {engine.get('queued')} waiting"
         )
+    journal = _part(answer, "journal")
+    if journal.get("waiting") or journal.get("trouble"):
+        trouble = f": {journal['trouble']}" if journal.get("trouble") else ""
+        yield f"journal   {journal.get('waiting')} ends wait for the database{trouble}"
 
 
 def _part(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:

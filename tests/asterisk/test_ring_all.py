@@ -145,6 +145,7 @@ def ringing(floor: Floor) -> Iterator[Ringing]:
     made = Ringing(floor)
     with made.stack:
         yield made
+    floor.asterisk.cli("channel request hangup all")  # what a failed test left
     floor.asterisk.wait_idle()
 
 

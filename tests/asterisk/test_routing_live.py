@@ -144,6 +144,7 @@ def scene(floor: Floor) -> Iterator[Scene]:
     scene = Scene(floor, f"campaign{len(campaigns.list_campaigns(floor.office))}")
     with scene.stack:
         yield scene
+    floor.asterisk.cli("channel request hangup all")  # what a failed test left
     floor.asterisk.wait_idle()
 
 

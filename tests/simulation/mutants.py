@@ -30,10 +30,10 @@ from capconduit.domain import (
 )
 from capconduit.domain.rating import Funding, round_up_to_increment
 from capconduit.domain.usage import Room
-from capconduit.services import balances, caps
+from capconduit.services import caps
 from capconduit.services import engine as engine_module
 from capconduit.store import sqltransaction
-from capconduit.vocab import CapMetric, CapScope, DialStatus, PlaceState, WindowKind
+from capconduit.vocab import CapMetric, CapScope, PlaceState, WindowKind
 from fastagi import journal, meter, reconciler
 from tests.simulation.daemons import Link
 
@@ -42,11 +42,12 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 @dataclass(frozen=True)
 class Mutant:
-    """A broken variant. `store`: the database that it needs to be seen."""
+    """A broken variant. `store` and `faults`: the database and what must go wrong for it to matter."""
 
     break_it: Patch
     area: str
     store: str = "memory"
+    faults: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -62,11 +63,11 @@ class Mutant:
 MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(area: str, store: str = "memory") -> Callable[[Patch], Patch]:
+def mutant(area: str, *faults: str, store: str = "memory") -> Callable[[Patch], Patch]:
     """Register a broken variant."""
 
     def register(break_it: Patch) -> Patch:
-        MUTANTS[break_it.__name__] = Mutant(break_it, area, store)
+        MUTANTS[break_it.__name__] = Mutant(break_it, area, store, frozenset(faults))
         return break_it
 
     return register
@@ -299,7 +300,7 @@ def targets_are_never_free(patch: pytest.MonkeyPatch) -> None:
     everywhere(patch, targets.ended, lambda state, *args, **kwargs: state)
 
 
-@mutant("release")
+@mutant("release", "applied_unheard")
 def a_living_call_is_given_back(patch: pytest.MonkeyPatch) -> None:
     """An admission that was told is given back all the same when somebody says that it came too late."""
     everywhere(patch, settlement._has_dialled, lambda *args: False)
@@ -486,7 +487,7 @@ def holds_are_not_written(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sqltransaction.SqlTransaction, "write", write)
 
 
-@mutant("journal")
+@mutant("journal", "database_restarted")
 def acknowledged_and_not_kept(patch: pytest.MonkeyPatch) -> None:
     """The journal says that an end is kept, and keeps nothing."""
 
@@ -496,7 +497,7 @@ def acknowledged_and_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(journal.Journal, "append", append)
 
 
-@mutant("journal")
+@mutant("journal", "database_restarted")
 def emptied_and_not_replayed(patch: pytest.MonkeyPatch) -> None:
     """The journal is emptied without telling the engine what was in it."""
 
@@ -506,13 +507,7 @@ def emptied_and_not_replayed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reconciler.Reconciler, "_replay_some", replay)
 
 
-@mutant("journal")
-def the_journal_protects_nobody(patch: pytest.MonkeyPatch) -> None:
-    """A call whose end waits in the journal is concluded by whoever misses it first."""
-    patch.setattr(journal.Journal, "holds", lambda self, node, uniqueid: False)
-
-
-@mutant("reconciliation")
+@mutant("reconciliation", "channel_list_cut", "daemon_killed")
 def a_cut_list_is_believed(patch: pytest.MonkeyPatch) -> None:
     """A list of channels that came incomplete counts as complete."""
     real = Link.core_show_channels
@@ -576,7 +571,6 @@ def the_campaign_s_rate_always(patch: pytest.MonkeyPatch) -> None:
 @mutant("operators")
 def withdrawals_see_the_balance(patch: pytest.MonkeyPatch) -> None:
     """A withdrawal may take what living calls hold."""
-    patch.setattr(balances, "Account", balances.Account, raising=False)
     patch.setattr(
         books.Account, "available_micros", property(lambda a: a.balance_micros + a.credit_limit_micros), raising=True
     )
@@ -586,12 +580,3 @@ def withdrawals_see_the_balance(patch: pytest.MonkeyPatch) -> None:
 def a_new_cap_has_no_past(patch: pytest.MonkeyPatch) -> None:
     """A cap that is set does not see the calls that live under it."""
     everywhere(patch, caps._places_in, lambda *args: [])
-
-
-@mutant("operators")
-def a_key_protects_nothing(patch: pytest.MonkeyPatch) -> None:
-    """An adjustment with the same key is booked again."""
-    everywhere(patch, balances._earlier, lambda *args: None)
-
-
-__all__ = ["MUTANTS", "DialStatus", "Mutant", "attempts"]

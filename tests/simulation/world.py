@@ -84,7 +84,7 @@ class _OnlyErrors(logging.Handler):
 
 
 class World:
-    """Everything there is. `without` names faults that are left out, for shrinking."""
+    """Everything there is. `without` names faults that are left out, `also` such that are not left to chance."""
 
     def __init__(
         self,
@@ -93,13 +93,12 @@ class World:
         *,
         calls: int = CALLS,
         without: frozenset[str] = frozenset(),
-        only: frozenset[str] | None = None,
+        also: frozenset[str] = frozenset(),
         recount_every: int = 150,
         telling: bool = False,
     ) -> None:
         self.seed = seed
         self.calls = calls
-        self.without = without
         self.telling = telling
         self.story: list[tuple[float, str, str]] = []  # when, of which call (empty: of none), what
         self.failure: BaseException | None = None
@@ -113,7 +112,7 @@ class World:
         rng = self.random("world")
         self._base_ms = int(instant_ms(datetime.fromisoformat(rng.choice(EVENINGS)).replace(tzinfo=UTC)))
         self.calm = False
-        self.enabled = self._choose(rng) if only is None else only
+        self.enabled = (self._choose(rng) | also) - without
         self.met: Tally[str] = Tally()
         self.intensity = rng.choice([0.5, 1.0, 3.0])
         self.gap_s = rng.choice([0.05, 0.2, 0.2, 0.8])
@@ -148,8 +147,7 @@ class World:
     def _choose(self, rng: random.Random) -> frozenset[str]:
         """Which faults this seed has: none, a few, many."""
         share = rng.choice([0.0, 0.1, 0.1, 0.25, 0.25, 0.5, 0.8])
-        chosen = {name for name in FAULTS if self.random(f"choice:{name}").random() < share}
-        return frozenset(chosen - self.without)
+        return frozenset(name for name in FAULTS if self.random(f"choice:{name}").random() < share)
 
     # --- time, chance, small things -----------------------------------------------------------------------------------
 

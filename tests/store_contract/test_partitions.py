@@ -1,4 +1,4 @@
-"""Months of cdr, event and ledger: made in time, moved into, dropped whole; and the way of a call searches few of them."""
+"""Months of cdr, event and ledger: made in time, moved into, dropped whole; the way of a call searches few of them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def one_call(till: Till, uniqueid: str) -> Cdr:
     return next(c for c in till.rows(Cdr) if c.uniqueid == uniqueid)
 
 
-# --- months and ids ---------------------------------------------------------------------------------------------------
+# --- months and ids --------------------------------------------------------------------------------------------------
 
 
 def test_a_month_is_a_range_of_ids() -> None:
@@ -89,7 +89,7 @@ def test_the_instant_in_an_id_is_read_back() -> None:
     assert instant_of("opening-acme") is None
 
 
-# --- making them ------------------------------------------------------------------------------------------------------
+# --- making them -----------------------------------------------------------------------------------------------------
 
 
 def test_an_upgrade_makes_this_month_and_the_next_two(shelf: SqlStore) -> None:
@@ -222,7 +222,7 @@ def test_two_that_make_months_at_once_make_them_once(shelf: SqlStore, empty_post
     assert len(set(tables(shelf)) - set(NAMES)) == 9
 
 
-# --- dropping them ----------------------------------------------------------------------------------------------------
+# --- dropping them ---------------------------------------------------------------------------------------------------
 
 
 def test_only_months_that_are_wholly_over_are_dropped(till: Till) -> None:
@@ -246,7 +246,7 @@ def test_a_month_that_somebody_reads_is_not_dropped_now(
     assert shelf.drop_months(Cdr, T0 + 90 * DAY_MS) == ["cdr_202603", "cdr_202604"]
 
 
-# --- which months are searched ------------------------------------------------------------------------------------------
+# --- which months are searched ---------------------------------------------------------------------------------------
 
 
 class Heard:

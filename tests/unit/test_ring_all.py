@@ -342,6 +342,21 @@ def test_each_leg_reserves_of_its_own_cap_what_it_may_cost_itself() -> None:
     assert [till.count(c) for c in (cheap, dear, seller)] == [(0, 0), (0, 2_100_000), (0, 2_100_000)]
 
 
+def test_an_extension_reserves_of_each_leg_s_cap_what_it_may_cost_itself() -> None:
+    builder = of_prices()
+    cheap = builder.cap(CapScope.TARGET, "buyer1", CapMetric.SPEND, 5 * DOLLAR, TOTAL)
+    dear = builder.cap(CapScope.TARGET, "buyer2", CapMetric.SPEND, 5 * DOLLAR, TOTAL)
+    seller = builder.cap(CapScope.SELLER, "acme", CapMetric.SPEND, 5 * DOLLAR, TOTAL)
+    till = PureTill(builder)
+    till.dial(route_of())
+    till.ask(answer_of(answered_ms=till.clock.now_ms()))
+    assert till.ask(extend_of()).funded_s == 120
+    assert [till.count(c) for c in (cheap, dear, seller)] == [(0, 400_000), (0, 2_100_000), (0, 2_100_000)]
+    till.ask(answered_by("buyer1"))
+    assert till.ask(extend_of()).funded_s == 180
+    assert [till.count(c) for c in (cheap, dear, seller)] == [(0, 600_000), (0, 0), (0, 2_100_000)]
+
+
 def test_the_minutes_that_the_tightest_leg_has_left_fund_them_all() -> None:
     builder = ringing(2)
     tight = builder.cap(CapScope.TARGET, "buyer2", CapMetric.MINUTES, 75, TOTAL)
