@@ -23,9 +23,11 @@ from asterisk_simulator.behaviours import (
     Side,
     Unavailable,
 )
+from capconduit.domain.calls import LegTimes
 from capconduit.domain.model import Attempt, Cdr
 from capconduit.services import balances, calls, campaigns, caps, rates, targets
 from capconduit.vocab import CAUSE_ANSWERED_ELSEWHERE, CallState, CapMetric, CapScope, Strategy, TargetKind
+from fastagi.spool import read_entry, report_of
 from tests.daemon.rig import CALLER, NUMBER, Rig, until
 
 Test = Callable[[Rig], Coroutine[Any, Any, None]]
@@ -35,6 +37,7 @@ PRICES = {"buyer1": 10_000, "buyer2": 100_000, "buyer3": 20_000}
 PAYOUTS = {"buyer1": 5_000, "buyer2": 70_000, "buyer3": 0}
 FUNDS = 100_000_000
 COUNTED = (CapMetric.CONCURRENT, CapMetric.ATTEMPTS, CapMetric.CONNECTED)
+IPV6 = "PJSIP/capconduit-out/sip:b@[2001:db8::1]:5060;transport=udp"
 MARGIN_MS = 50  # between what AMI told and what the simulated Asterisk measured
 
 
@@ -301,6 +304,24 @@ def test_a_daemon_that_comes_back_while_they_ring_loses_nothing(tmp_path: Path) 
         is_billed_as(await only_cdr(rig), "buyer2")
 
     run(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("dialled", "dial"),
+    [
+        (f"|{IPV6}", IPV6),
+        ("|/", ""),  # nobody answered
+        ("", ""),  # of a dialplan that was rendered before it told
+    ],
+)
+def test_a_kept_settlement_tells_what_was_dialled(dialled: str, dial: str) -> None:
+    text = f"01CALL|1|ANSWER|2000|2500|16|PJSIP/carrier-00000001|capconduit-inbound|1795278138.123{dialled}"
+    entry = read_entry("/capconduit/unsettled/rig-1.1", text)
+    assert entry is not None
+    told = report_of(entry, "rig", LegTimes())
+    assert (told.leg.dial, told.ended_ms, told.answered_for_ms) == (dial, 1_795_278_138_123, 2_000)
+    seen = LegTimes(dial="PJSIP/seen-by-ami")
+    assert report_of(entry, "rig", seen).leg == seen
 
 
 # --- many at once -----------------------------------------------------------------------------------------------------

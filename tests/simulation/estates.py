@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from capconduit.domain.model import Campaign
 from capconduit.services.caps import Limit
-from capconduit.vocab import CapMetric, CapScope, DidStatus, Strategy, WindowKind
+from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, DidStatus, Strategy, WindowKind
 from tests.simulation.reference import HOURS
 from tests.unit.estate_builder import DOLLAR, TENANT, EstateBuilder
 
@@ -18,7 +18,7 @@ COUNTING = (CapMetric.ATTEMPTS, CapMetric.CONNECTED, CapMetric.BILLABLE)
 ROLLING_MS = (10_000, 60_000, 600_000, HOUR_MS)
 # Callers that come again: numbers, a withheld one, one that is no number.
 CALLERS = (*(f"+1212555{n:04}" for n in range(120, 160)), "anonymous", "", "1001", "+442071838750", "2125550121")
-PATTERNS = ("+12125550121", "+4420*", "+121255501?1", "+121255501*", "+121255501?5", "anonymous", "1001")
+PATTERNS = ("+12125550121", "+4420*", "+121255501?1", "+1212555012*", "+121255501?5", "anonymous", "1001")
 ATTESTATIONS = (
     ("A", ""), ("B", "TN-Validation-Passed"), ("C", ""), ("", ""), ("", "TN-Validation-Passed-A"),
     ("A", "TN-Validation-Failed"), ("", "No-TN-Validation"),
@@ -102,8 +102,11 @@ def make_estate(rng: random.Random, now_ms: int) -> EstateBuilder:
     for pattern in rng.sample(PATTERNS, rng.randrange(4)):
         scoped = rng.choice([s for s in scopes(b) if s.scope in (CapScope.SYSTEM, CapScope.SELLER, CapScope.CAMPAIGN)])
         b.block(pattern, scoped.scope, scoped.id, expires_ms=rng.choice([None, now_ms + 120_000]))
-    for scoped in rng.sample(scopes(b), rng.choice([0, 2, 4, 6, 9, 12])):
-        _cap(rng, b, scoped)
+    limited = rng.choice([0, 1, 2, 4, 6, 8])
+    for per_attempt in (False, True):
+        side = [s for s in scopes(b) if (s.scope in ATTEMPT_SCOPES) is per_attempt]
+        for scoped in rng.sample(side, min(limited, len(side))):
+            _cap(rng, b, scoped)
     return b
 
 

@@ -335,9 +335,9 @@ class Invariants:
         assert not ringing, f"{call.uniqueid} is gone and rings"
         line = self._world.lines.get(call.uniqueid)
         if line is not None and (line.talking or line.dialling):
-            witness = rows[Cdr][call.id].witness
-            forgiven = self._world.forgives(line, witness)
-            assert forgiven, f"{call.uniqueid} lives, and was given back by {witness}"
+            cdr = rows[Cdr][call.id]
+            forgiven = self._world.forgives(line, cdr)
+            assert forgiven, f"{call.uniqueid} lives, and was given back by {cdr.witness}"
 
     def _recorded(self, cdr: Cdr) -> None:
         """A record: the only one of its channel, priced exactly, true to what happened."""
@@ -549,7 +549,8 @@ class Invariants:
             cdr = cdrs.get((line.node, line.uniqueid))
             if cdr is None or line.forgiven or not cdr.attempts or line.asterisk.machine.gone:
                 continue
-            if not line.acknowledged and (not line.kept or self._world.was_taken_early(cdr)):
+            concluded = self._world.concluded_by(cdr)
+            if concluded == "abandoned" or (not line.acknowledged and (not line.kept or concluded)):
                 continue
             missing_ms = line.talk_ms() - cdr.talk_ms
             allowed_ms = TOLERANCE_MS + 0.002 * line.talk_ms() + line.clock_ms + line.slack_ms

@@ -323,7 +323,7 @@ class MemoryTransaction(Transaction):
             for key in wanted:
                 if key not in loaded and (row := rows[kind].get(key)) is not None:
                     loaded[key] = row  # type: ignore[index]  # each has its own kind of rows
-        self._make_target_states(needs.targets - books.targets.keys(), books)
+        self._make_states(needs, books)
         self._lock_counters(needs.counters, books)
         for cap_id, after_ms, until_ms in needs.buckets():
             starts = books.buckets.setdefault(cap_id, set())
@@ -333,13 +333,20 @@ class MemoryTransaction(Transaction):
                     if (cap_id, start) not in books.counters:
                         books.counters[(cap_id, start)] = replace(counter)
 
-    def _make_target_states(self, missing: Iterable[str], books: Books) -> None:
-        for target_id in sorted(missing):
+    def _make_states(self, needs: Needs, books: Books) -> None:
+        """States of targets and rules that were never dialled."""
+        if not self._writes:
+            return
+        for target_id in sorted(needs.targets - books.targets.keys()):
             target = self._tables.rows[model.Target].get(target_id)
-            if target is not None and self._writes:
-                state = Books().target(target.tenant_id, target_id)
-                self._tables.put(state)
-                books.targets[target_id] = state
+            if target is not None:
+                self._tables.put(Books().target(target.tenant_id, target_id))
+                books.targets[target_id] = self._tables.rows[TargetState][target_id]
+        for rule_id in sorted(needs.rules - books.rules.keys()):
+            rule = self._tables.rows[model.Rule].get(rule_id)
+            if rule is not None:
+                self._tables.put(RuleState(rule_id=rule_id, tenant_id=rule.tenant_id, cursor=0))
+                books.rules[rule_id] = self._tables.rows[RuleState][rule_id]
 
     def _lock_counters(self, wanted: Mapping[CounterKey, str], books: Books) -> None:
         counters = self._tables.rows[Counter]

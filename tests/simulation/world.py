@@ -44,6 +44,7 @@ CALLS = 150
 EVENINGS = (
     "2026-03-03T04:58", "2026-03-08T04:58", "2026-03-08T06:58", "2026-11-01T03:58", "2026-11-01T05:57",
     "2026-12-31T23:58", "2026-04-04T14:57", "2026-07-05T12:00", "2026-06-29T18:28",
+    "2026-05-13T03:57", "2026-09-30T18:27",
 )  # fmt: skip
 ODD_NUMBERS = ("+18005550198", "+18005550199", "18005559999", "8005550101")
 FOREVER_S = 4 * 3_600.0  # of simulated time: after so long at rest something hangs
@@ -303,15 +304,17 @@ class World:
         """Whether the daemon could see every event of this call: nothing that hides one is among the faults."""
         return line.asterisk.machine.with_ami and not any(name.startswith(HIDING) for name in self.enabled)
 
-    def was_taken_early(self, cdr: Cdr) -> bool:
-        """Whether somebody concluded a call's end before what Asterisk kept of it was read."""
-        return cdr.witness.partition("+")[0] not in TELLING
+    def concluded_by(self, cdr: Cdr) -> str:
+        """Who concluded a call's end without having been told of it; empty where somebody was told."""
+        witness = cdr.witness.partition("+")[0]
+        return "" if witness in TELLING else witness
 
-    def forgives(self, line: Line, witness: str) -> bool:
+    def forgives(self, line: Line, cdr: Cdr) -> bool:
         """Whether a living call may be taken for dead: what is known not to be seen, see docs/simulation.md."""
-        inferred = witness.partition("+")[0] not in TELLING
+        witness = self.concluded_by(cdr)
         doubled = any(m.node == line.node and m is not line.asterisk.machine for m in self.machines)
-        line.forgiven = line.forgiven or (inferred and (doubled or self.clocks_were_set))
+        blind = witness == "undelivered" and any(name.startswith("ami") for name in self.enabled)
+        line.forgiven = line.forgiven or bool(witness and (doubled or self.clocks_were_set or blind))
         return line.forgiven
 
     # --- callers ------------------------------------------------------------------------------------------------------

@@ -273,6 +273,27 @@ def test_buckets_that_are_over_go_and_those_in_the_window_still_count(open_shop:
     till.verify()
 
 
+@pytest.mark.parametrize(
+    ("window", "window_ms"),
+    [(WindowKind.MONTH, 0), (WindowKind.WEEK, 0), (WindowKind.TOTAL, 0), (WindowKind.ROLLING, 10 * DAY_MS)],
+)
+def test_a_window_that_is_not_over_counts_on_without_its_places(
+    open_shop: Open, window: WindowKind, window_ms: int
+) -> None:
+    builder = small_estate()
+    cap = builder.cap(CapScope.SELLER, "acme", CapMetric.BILLABLE, 2, window, window_ms)
+    till = open_shop(builder)
+    settings(till, place_keep_days=1)
+    talked(till, "u1")
+    till.clock.pass_ms(2 * DAY_MS)
+    talked(till, "u2")
+    till.clock.pass_ms(2 * DAY_MS)  # from Monday to Friday
+    assert pruned(till) == {"place": 2}
+    assert till.count(cap) == (2, 0)
+    assert till.reject(route_of("u3")).code == "cap_reached"
+    till.verify()
+
+
 def test_counters_of_a_cap_that_is_gone_go_with_its_last_place(open_shop: Open) -> None:
     builder = small_estate()
     cap = builder.cap(CapScope.SELLER, "acme", CapMetric.BILLABLE, 9, WindowKind.TOTAL)

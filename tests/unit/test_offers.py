@@ -9,6 +9,7 @@ import pytest
 
 from capconduit.domain.rating import Tariff
 from capconduit.domain.tariffs import dump_tariff, load_tariff
+from capconduit.domain.trace import load_trace
 from capconduit.vocab import EventKind
 from tests.unit.estate_builder import (
     DOLLAR,
@@ -128,6 +129,8 @@ def test_the_cheapest_enabled_target_decides_what_a_balance_must_pay() -> None:
     till.ask(settle_of("a"))
     till.books.accounts["acme"] = replace(till.books.accounts["acme"], balance_micros=299_999)
     assert till.reject(route_of("b")).reason == "balance_below_first_increment"
+    check = load_trace(till.cdr("b").trace)[-1]
+    assert (check.name, check.detail["minimum"]) == ("balance", 300_000)
 
 
 # --- two prices ------------------------------------------------------------------------------------------------------

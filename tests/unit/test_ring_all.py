@@ -92,6 +92,30 @@ def test_what_failed_is_followed_by_those_that_did_not_ring_yet() -> None:
     assert till.reject(attempt_of(attempt=5)).code is RejectCode.TARGETS_ALL_FAILED
 
 
+def opened_later(**campaign: Any) -> PureTill:
+    """buyer1 to buyer3 ring; buyer4 and buyer5 are free when they have failed."""
+    builder = ringing(5, **campaign)
+    closed = [builder.cap(CapScope.TARGET, name, CapMetric.CONCURRENT, 0) for name in ("buyer4", "buyer5")]
+    till = PureTill(builder)
+    assert till.dial(route_of()).target == "buyer1&buyer2&buyer3"
+    builder.caps = [replace(cap, limit_value=1) for cap in closed]
+    till.rebuild()
+    till.clock.pass_ms(20_000)
+    return till
+
+
+def test_the_legs_of_all_dials_together_are_no_more_than_the_targets_that_may_be_tried() -> None:
+    till = opened_later(max_attempts=4)
+    assert till.dial(attempt_of(dialstatus=DialStatus.NOANSWER)).target == "buyer4"
+    assert till.reject(attempt_of(attempt=4, dialstatus=DialStatus.NOANSWER)).code is RejectCode.TARGETS_ALL_FAILED
+
+
+def test_legs_that_rang_at_once_took_of_the_ring_budget_once() -> None:
+    till = opened_later(ring_budget_ms=35_000)
+    answer = till.dial(attempt_of(dialstatus=DialStatus.NOANSWER))
+    assert (answer.target, answer.ring_s) == ("buyer4&buyer5", 15)
+
+
 def test_a_target_that_is_full_does_not_ring() -> None:
     builder = ringing()
     builder.cap(CapScope.TARGET, "buyer2", CapMetric.CONCURRENT, 1)
@@ -297,9 +321,7 @@ def test_the_seconds_are_those_that_every_leg_can_be_paid_for() -> None:
     assert till.account().held_micros == 600_000
 
 
-@pytest.mark.parametrize(
-    ("target", "price"), [("buyer1", 200_000), ("buyer2", 600_000), ("buyer3", 0)]
-)
+@pytest.mark.parametrize(("target", "price"), [("buyer1", 200_000), ("buyer2", 600_000), ("buyer3", 0)])
 def test_the_winner_s_own_rate_is_charged_and_recorded(target: str, price: int) -> None:
     till = PureTill(of_prices())
     till.dial(route_of())
@@ -355,6 +377,21 @@ def test_an_extension_reserves_of_each_leg_s_cap_what_it_may_cost_itself() -> No
     till.ask(answered_by("buyer1"))
     assert till.ask(extend_of()).funded_s == 180
     assert [till.count(c) for c in (cheap, dear, seller)] == [(0, 600_000), (0, 0), (0, 2_100_000)]
+
+
+def test_a_full_cap_of_one_leg_bounds_that_leg_and_not_what_another_may_cost() -> None:
+    """buyer1's cap is full with its own two minutes; buyer2 costs far more than that."""
+    builder = of_prices()
+    cap = builder.cap(CapScope.TARGET, "buyer1", CapMetric.SPEND, 400_000, TOTAL)
+    till = PureTill(builder)
+    till.dial(route_of())
+    till.ask(answer_of(answered_ms=till.clock.now_ms()))
+    assert till.ask(extend_of()).funded_s == 120
+    assert till.count(cap) == (0, 400_000)
+    till.clock.pass_ms(100_000)
+    till.ask(settle_of(talk_ms=100_000, leg=LegTimes(dial=DIAL["buyer2"])))
+    assert (till.cdr().target, till.cdr().amount_micros, till.cdr().written_off_micros) == ("buyer2", 2_100_000, 0)
+    assert till.count(cap) == (0, 0)
 
 
 def test_the_minutes_that_the_tightest_leg_has_left_fund_them_all() -> None:
