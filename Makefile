@@ -64,7 +64,7 @@ soak: $(READY)
 	$(PYTHON) -m bench soak $(BENCH_ARGS)
 
 sim: $(READY)
-	SIM_SECONDS=$(or $(SECONDS),600) $(PYTHON) -m pytest tests/simulation $(PYTEST_ARGS)
+	$(PYTHON) -m tests.simulation --seconds $(or $(SECONDS),600)
 
 races: $(READY)
 	RACE_CALLS=10000 RACE_TIMES=$(or $(TIMES),20) $(PYTHON) -m pytest -k test_a_burst tests/store_contract/test_races.py $(PYTEST_ARGS)

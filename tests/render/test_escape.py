@@ -99,5 +99,7 @@ def test_clean_reads_by_name_and_knows_every_character_the_dialplan_acts_on() ->
     assert text.startswith("${REPLACE(CALLERID(name),")
     for unsafe in "\n\r\0\x1f\x7f\"'\\,()[]{}$`|^".replace("\0", ""):
         assert f"\\\\x{ord(unsafe):02x}" in text
+    kept = escape.clean("DIALEDPEERNUMBER", keep="[]")
+    assert [text.count(f"x{ord(c):02x}") - kept.count(f"x{ord(c):02x}") for c in "[](|"] == [1, 1, 0, 0]
     with pytest.raises(UsageError):
         escape.clean_header("X-A,1")

@@ -1,9 +1,9 @@
 """`python -m tests.simulation`: seeds for as long as asked, or one seed again with its story, made small.
 
-    python -m tests.simulation --seconds 600          as many seeds as that time allows, on all processors
-    python -m tests.simulation --first 5000 --seeds 200
-    python -m tests.simulation 4711                   one seed; its story where it breaks
-    python -m tests.simulation 4711 --shrink          with the fewest faults and calls with which it still breaks
+python -m tests.simulation --seconds 600          as many seeds as that time allows, on all processors
+python -m tests.simulation --first 5000 --seeds 200
+python -m tests.simulation 4711                   one seed; its story where it breaks
+python -m tests.simulation 4711 --shrink          with the fewest faults and calls with which it still breaks
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 
+from tests.simulation.page import PAGE, renewed
 from tests.simulation.runner import Sweep, replay, shrink, sweep_all
 from tests.simulation.world import CALLS, Broken, simulate
 
@@ -23,11 +24,15 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=CALLS, help="calls of that seed's world")
     parser.add_argument("--without", default="", help="faults left out, separated by commas")
     parser.add_argument("--shrink", action="store_true", help="find the smallest form of a seed that breaks")
+    parser.add_argument("--write", action="store_true", help="renew the tables of docs/simulation.md")
     parser.add_argument("--seconds", type=float, default=0.0, help="how long")
     parser.add_argument("--seeds", type=int, default=10**9, help="how many seeds")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args()
+    if args.write:
+        PAGE.write_text(renewed(PAGE.read_text()))
+        return 0
     if args.seed is None:
         return many(args.first, args.seeds, args.seconds or (600.0 if args.seeds == 10**9 else 0.0), args.jobs)
     if args.shrink:

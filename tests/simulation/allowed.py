@@ -7,6 +7,7 @@ other decisions of the same batch may have moved meanwhile is looked at only whe
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from capconduit.domain.model import (
@@ -25,10 +26,11 @@ from capconduit.domain.model import (
     Setting,
     Target,
     TargetState,
+    Trunk,
 )
 from capconduit.vocab import CampaignStatus, CapMetric, DidStatus, RejectCode, Status, Strategy, WindowKind
 from tests.simulation import reference
-from tests.simulation.reference import Uses
+from tests.simulation.reference import Uses, zone_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -89,7 +91,8 @@ class Allowed:
         target: Target = rows[Target][attempt.target_id]
         rule: Rule | None = rows[Rule].get(attempt.rule_id)
         assert target.enabled, f"{name}: {target.name} is disabled"
-        assert rule is not None and rule.enabled, f"{name}: rule {attempt.rule_id} is gone or disabled"
+        assert rule is not None, f"{name}: rule {attempt.rule_id} is gone"
+        assert rule.enabled, f"{name}: rule {attempt.rule_id} is disabled"
         assert rule.campaign_id == campaign_id
         assert self._is_open(target.schedule_id, attempt.started_ms), f"{name}: {target.name} is closed"
         self._is_priced(attempt, rule, target)
@@ -119,13 +122,18 @@ class Allowed:
 
     def _is_in_order(self, call: Call) -> None:
         """The first Dial goes to the best of those that were open, as the strategy says."""
-        order = next((c["order"] for c in json.loads(call.trace) if c["check"] == "strategy"), [])
-        rules = {self._rows[Target][r.target_id].name: r for r in self._rows[Rule].values() if r.campaign_id == call.campaign_id}
-        rank = {
+        order: list[str] = next((c["order"] for c in json.loads(call.trace) if c["check"] == "strategy"), [])
+        rules = {
+            self._rows[Target][r.target_id].name: r
+            for r in self._rows[Rule].values()
+            if r.campaign_id == call.campaign_id
+        }
+        ranked_by: dict[Strategy, Callable[[str], int]] = {
             Strategy.PRIORITY: lambda name: rules[name].priority,
             Strategy.LEAST_COST: lambda name: self._minute(rules[name], "rate_id"),
             Strategy.HIGHEST_PAYOUT: lambda name: -self._minute(rules[name], "payout_rate_id"),
-        }.get(call.strategy)
+        }
+        rank = ranked_by.get(call.strategy)
         if rank is not None:
             ranks = [rank(name) for name in order]
             assert ranks == sorted(ranks), f"{call.uniqueid}: {call.strategy} gives {order}"
@@ -192,7 +200,9 @@ class Allowed:
             return  # nothing was decided
         checks = json.loads(cdr.trace)
         failed = [c for c in checks if not c["ok"]]
-        if code is RejectCode.NO_TARGET and not any(r.campaign_id == cdr.campaign_id for r in self._rows[Rule].values()):
+        if code is RejectCode.NO_TARGET and not any(
+            r.campaign_id == cdr.campaign_id for r in self._rows[Rule].values()
+        ):
             return  # there is nothing to look at
         assert failed, f"{cdr.uniqueid}: {code} without a check that says no"
         if code in CHECKS:
@@ -255,8 +265,6 @@ class Allowed:
                 self._is_really_full(cdr, scope, numbers)
 
     def _is_really_full(self, cdr: Cdr, scope: str, numbers: dict[str, Any]) -> None:
-        from tests.simulation.invariants import zone_of
-
         world, at_ms = self._world, cdr.decided_ms
         for cap in self._rows[Cap].values():
             same = (cap.scope, cap.metric, cap.limit_value) == (scope, numbers["metric"], numbers["limit"])
@@ -288,10 +296,11 @@ class Allowed:
         window = numbers["window"].partition(":")[0]
         names = {
             row.id: getattr(row, "name", "") or getattr(row, "number", "")
-            for kind in (Seller, Campaign, Did)
+            for kind in (Seller, Campaign, Did, Trunk)
             for row in self._rows[kind].values()
         }
-        return cap.window_kind != window or names.get(cap.scope_id, numbers["subject"]) != numbers["subject"]
+        subject: str = numbers["subject"]
+        return cap.window_kind != window or names.get(cap.scope_id, subject) != subject
 
     def _has_no_target(
         self, cdr: Cdr, code: RejectCode, checks: list[dict[str, Any]], failed: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""The real daemon on the world's loop: its own handlers, meter, reconciler, journal and heartbeat; no sockets, no threads.
+"""The real daemon on the world's loop: its own handlers, meter, reconciler, journal, heartbeat; no sockets or threads.
 
 What is put in its place: the engine's thread (batches are decided when their turn comes), the port (see asterisk.py),
 the AMI connection (`Link`), the journal's disk (`Disk`) and the machine's clock (`MachineClock`).
@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 from capconduit.clock import Clock
 from capconduit.config import AmiConfig, Config, NodeConfig
 from capconduit.domain.books import CallKey
-from capconduit.domain.calls import DialAnswer, RouteRequest
 from capconduit.domain.model import Node
-from capconduit.domain.needs import Command, key_of
-from capconduit.errors import CapConduitError, DatabaseError
+from capconduit.domain.needs import Command
+from capconduit.errors import CapConduitError
 from capconduit.ids import ulid
 from capconduit.services.engine import BATCH_MAX, Engine, _Item
 from capconduit.store.store import Store
@@ -221,11 +220,12 @@ async def no_growth(*_: Any) -> None:
     await asyncio.get_running_loop().create_future()
 
 
-# `Daemon` makes these itself.
-daemon_module.ControlServer = NoControl  # type: ignore[misc,assignment]
-daemon_module.look_after_growth = no_growth  # type: ignore[assignment]
-# A collection for each of some hundred daemons, and what they leave frozen for good: not in one process.
-daemon_module.gc = SimpleNamespace(collect=lambda: 0, freeze=lambda: None)  # type: ignore[assignment]
+# `Daemon` makes these itself; and a collection for each of some hundred daemons is not for one process.
+vars(daemon_module).update(
+    ControlServer=NoControl,
+    look_after_growth=no_growth,
+    gc=SimpleNamespace(collect=lambda: 0, freeze=lambda: None),
+)
 
 
 class SimEngine(Engine):

@@ -66,7 +66,15 @@ chance("answer_lost", "the daemon has decided and committed, and its answer neve
 chance("applied_unheard", "the channel takes the verdict, and its word of that never reaches the daemon", HELD, 0.03)
 chance("command_doubled", "the engine is told the same thing twice, in one batch or in two", ONCE, 0.08)
 chance("command_late", "a command waits in the engine for up to 9 s, behind every deadline", ONCE, 0.02)
-chance("commands_reordered", "a batch is decided in another order: settle before route, answer after the end", ONCE, 0.3)
+chance(
+    "commands_reordered", "a batch is decided in another order: settle before route, answer after the end", ONCE, 0.3
+)
+chance(
+    "engine_slow",
+    "the engine comes to its next batch up to a second late: it is large, and behind its deadlines",
+    ONCE,
+    0.03,
+)
 chance("witness_disagrees", "a second witness tells the end of a call with other numbers", ONCE, 0.08)
 chance("stray_message", "a report of a Dial that is none, an extension or an end of a call nobody knows", ONCE, 0.05)
 chance("caller_leaves_at_once", "the caller hangs up while route is being decided: settle overtakes it", ONCE, 0.08)
@@ -205,7 +213,9 @@ def target_unreachable(world: World, rng: random.Random) -> None:
 
 # --- the database -----------------------------------------------------------------------------------------------------
 
-chance("transaction_retried", "a statement or the commit ends in a lock timeout or a serialization failure", BOOKS, 0.05)
+chance(
+    "transaction_retried", "a statement or the commit ends in a lock timeout or a serialization failure", BOOKS, 0.05
+)
 chance("transaction_lost", "the connection breaks between two statements of a transaction", BOOKS, 0.01)
 chance("commit_in_doubt", "the connection breaks at the commit, which was carried out all the same", ONCE, 0.01)
 chance("contention", "every try of a transaction is aborted, until the retries are used up", BOOKS, 0.003)
@@ -265,6 +275,8 @@ class Messages:
 
     def engine_latency_s(self) -> float:
         """Until the engine's thread takes what waits."""
+        if self._world.draw("engine_slow"):
+            return self._world.random("engine_slow").choice([0.1, 0.4, 1.0])
         return 0.0002 + self._net.random() * 0.002
 
     def batch(self, items: Sequence[_Item]) -> tuple[Sequence[_Item], Sequence[_Item]]:

@@ -15,7 +15,6 @@ from capconduit.domain.model import (
     Account,
     Attempt,
     Call,
-    Campaign,
     Cap,
     Cdr,
     Counter,
@@ -28,6 +27,7 @@ from capconduit.domain.model import (
     Setting,
     TargetState,
     Tombstone,
+    Trunk,
 )
 from capconduit.services.balances import verify_balances
 from capconduit.services.caps import verify_caps
@@ -39,12 +39,11 @@ from capconduit.vocab import (
     HoldState,
     LedgerKind,
     PlaceState,
-    RejectCode,
     WindowKind,
 )
 from tests.simulation import reference
-from tests.simulation.memory import KINDS, Change, Tables
-from tests.simulation.reference import PER_ATTEMPT, Uses
+from tests.simulation.memory import KINDS, Change
+from tests.simulation.reference import PER_ATTEMPT, Uses, zone_of
 
 if TYPE_CHECKING:
     from tests.simulation.asterisk import Line
@@ -53,28 +52,6 @@ if TYPE_CHECKING:
 Key = tuple[str, int]
 TOLERANCE_MS = 60  # signalling: an answer is seen, and a limit moved, a few milliseconds late
 DRIFT_MS = 250  # and a clock that drifts while a daemon is away
-
-
-def zone_of(cap: Cap, tables: Tables) -> str:
-    """The time zone that a cap's windows follow."""
-    from capconduit.domain.model import Did, Rule
-
-    rows = tables.rows
-    seller: str | None = None
-    match cap.scope:
-        case CapScope.SELLER:
-            seller = cap.scope_id
-        case CapScope.CAMPAIGN:
-            seller = rows[Campaign][cap.scope_id].seller_id
-        case CapScope.RULE:
-            seller = rows[Campaign][rows[Rule][cap.scope_id].campaign_id].seller_id
-        case CapScope.DID:
-            seller = rows[Did][cap.scope_id].seller_id
-        case _:
-            pass
-    if seller is not None:
-        return str(rows[Seller][seller].timezone)
-    return str(rows[Setting][(cap.tenant_id, "timezone")].value)
 
 
 class Invariants:
@@ -194,7 +171,14 @@ class Invariants:
         for target_id in touched:
             state = self._tables.rows[TargetState].get(target_id)
             active = state.active if state else 0
+            self._rests_when_it_fails(self._states_before.get(target_id), state)
             assert active == self._active[target_id], f"{target_id}: {active} active, {self._active[target_id]} ring"
+
+    def _rests_when_it_fails(self, before: TargetState | None, after: TargetState | None) -> None:
+        """As many failures in a row as the setting says rest a target."""
+        most = int(self._tables.rows[Setting][(self._world.tenant_id, "breaker_failures")].value)
+        if before is not None and after is not None and most and before.failures < after.failures >= most:
+            assert after.rested_until_ms, f"{after.target_id} failed {after.failures} times and does not rest"
 
     def _places_moved(self, changes: Iterable[Change]) -> None:
         for _, key, before, after in changes:
@@ -220,7 +204,7 @@ class Invariants:
             if cap is not None and cap.metric is CapMetric.CPS:
                 continue
             if counter is None:
-                assert not self._counted[key] and not self._open[key], f"{key}: places without a counter"
+                assert (self._counted[key], self._open[key]) == (0, 0), f"{key}: places without a counter"
                 continue
             stands = (counter.used, counter.in_flight)
             assert min(stands) >= 0, f"{key}: {stands}"
@@ -241,6 +225,7 @@ class Invariants:
                 self._look_back(cap, key[1])
             else:
                 assert total <= cap.limit_value, f"{key}: {total} over its limit {cap.limit_value}"
+
     def _look_back(self, cap: Cap, bucket_ms: int) -> None:
         """In any interval as long as the window there is no more than the limit: all those that hold a new use."""
         window_ms = 1_000 if cap.metric is CapMetric.CPS else cap.window_ms
@@ -281,7 +266,7 @@ class Invariants:
         rows = self._tables.rows
         places = self._tables.parts[Place].get(call.id, {})
         held = {(n, cap_id): p for (n, cap_id), p in places.items() if p.state is not PlaceState.RELEASED}
-        trunks = {t.id: t.name for t in rows[_kind("Trunk")].values()}
+        trunks = {t.id: t.name for t in rows[Trunk].values()}
         ringing = [a for a in self._tables.parts[Attempt][call.id].values() if a.ended_ms is None]
         for cap in rows[Cap].values():
             if cap.metric is CapMetric.CPS:
@@ -336,7 +321,7 @@ class Invariants:
         line = self._world.lines.get(call.uniqueid)
         if line is not None and (line.talking or line.dialling):
             cdr = rows[Cdr][call.id]
-            forgiven = self._world.forgives(line, cdr)
+            forgiven = self._world.forgiven.forgives(line, cdr)
             assert forgiven, f"{call.uniqueid} lives, and was given back by {cdr.witness}"
 
     def _recorded(self, cdr: Cdr) -> None:
@@ -374,7 +359,7 @@ class Invariants:
     def _is_true(self, cdr: Cdr, line: Line) -> None:
         """The record tells what happened, as far as anybody could see it."""
         talk_ms = line.talk_ms()
-        fault = self._world.untold(line, cdr)
+        fault = self._world.forgiven.untold(line, cdr)
         assert cdr.talk_ms <= talk_ms + TOLERANCE_MS + fault.more_ms, (
             f"{cdr.uniqueid}: {cdr.talk_ms} ms recorded by {cdr.witness}, {talk_ms} ms talked"
         )
@@ -383,11 +368,11 @@ class Invariants:
         )
         if fault.exact:
             assert (cdr.answered_ms is not None) == (line.answered_s is not None), f"{cdr.uniqueid}: answered or not"
-            if line.answered_s is not None and self._world.saw_everything(line):
+            if line.answered_s is not None and self._world.forgiven.saw_everything(line):
                 attempt = self._tables.rows[Attempt][(cdr.call_id, cdr.attempt)]
                 assert attempt.dial == line.answered_dial, f"{cdr.uniqueid}: {attempt.dial} did not answer"
         if cdr.written_off_micros and not line.forgiven:
-            over_ms = talk_ms - self._world.funded_ms(line)
+            over_ms = talk_ms - self._world.forgiven.funded_ms(line)
             assert over_ms > -TOLERANCE_MS or fault.more_ms, f"{cdr.uniqueid}: written off, and was funded"
 
     def _told(self, by_kind: dict[type[Any], list[Change]]) -> None:
@@ -401,9 +386,11 @@ class Invariants:
         for _, _, _, cdr in by_kind.get(Cdr, ()):
             kind = EventKind.CALL_ENDED if cdr.attempts else EventKind.CALL_REJECTED
             assert told[(kind, cdr.call_id)] == 1, f"{cdr.uniqueid}: its end was not told"
-        for _, _, _, entry in by_kind.get(LedgerEntry, ()):
-            if self._world.begun:
-                assert told[(EventKind.BALANCE_CHANGED, entry.seller_id)] >= 1, f"{entry.seller_id} was not told"
+        for _, _, _, entry in by_kind.get(LedgerEntry, ()) if self._world.begun else ():
+            assert told[(EventKind.BALANCE_CHANGED, entry.seller_id)] >= 1, f"{entry.seller_id} was not told"
+            low = self._tables.rows[Seller][entry.seller_id].low_balance_micros
+            if entry.balance_after_micros < low <= entry.balance_after_micros - entry.amount_micros:
+                assert told[(EventKind.BALANCE_LOW, entry.seller_id)] >= 1, f"{entry.seller_id} is low and was not told"
 
     def funded_s(self, line: Line) -> int:
         """What was last funded of a call that was dialled, in seconds."""
@@ -422,6 +409,7 @@ class Invariants:
             assert call.attempt >= dialled.attempt, f"{line.uniqueid}: attempt {dialled.attempt} is dialled unknown"
             hold = self._tables.rows[Hold][call.id]
             assert hold.state is HoldState.OPEN
+            self._crowd(line)
             if call.attempt == dialled.attempt:
                 assert call.funded_s >= dialled.funded_s, f"{line.uniqueid}: told more than is funded"
 
@@ -435,8 +423,8 @@ class Invariants:
             if line.answered_s is None or line.limit_s is None or not line.talking:
                 return
             may_talk_ms = (line.limit_s - line.answered_s) * 1_000
-            funded_ms = self._world.funded_ms(line)
-            allowed_ms = funded_ms + TOLERANCE_MS + self._world.slack_ms(line)
+            funded_ms = self._world.forgiven.funded_ms(line)
+            allowed_ms = funded_ms + TOLERANCE_MS + self._world.forgiven.slack_ms(line)
             if not line.caller.is_first:
                 allowed_ms += line.dials[-1].ring_s * 1_000  # L() is the limit then
             assert may_talk_ms <= allowed_ms, (
@@ -446,8 +434,8 @@ class Invariants:
     def talked(self, line: Line) -> None:
         """A talk is over."""
         with self._world.judging():
-            talk_ms, funded_ms = line.talk_ms(), self._world.funded_ms(line)
-            allowed_ms = funded_ms + TOLERANCE_MS + self._world.slack_ms(line)
+            talk_ms, funded_ms = line.talk_ms(), self._world.forgiven.funded_ms(line)
+            allowed_ms = funded_ms + TOLERANCE_MS + self._world.forgiven.slack_ms(line)
             assert talk_ms <= allowed_ms, f"{line.uniqueid} talked {talk_ms} ms, funded were {funded_ms} ms"
 
     # --- the slow recount ---------------------------------------------------------------------------------------------
@@ -473,7 +461,9 @@ class Invariants:
         stands: dict[str, tuple[int, int]] = {}
         for start_ms, counter in self._tables.buckets.get(cap.id, {}).items():
             name = reference.window_name(cap.window_kind, start_ms, zone)
-            assert name not in stands or cap.id in self._world.carried, f"{cap.id}: two windows are one {cap.window_kind}, {name}"
+            assert name not in stands or cap.id in self._world.carried, (
+                f"{cap.id}: two windows are one {cap.window_kind}, {name}"
+            )
             stands[name] = (counter.used, counter.in_flight)
         for name in used.keys() | held.keys() | stands.keys():
             if self._is_partial(cap, name, zone, since):
@@ -500,12 +490,48 @@ class Invariants:
         return name != reference.window_name(cap.window_kind, since, zone)
 
     def _recount_reality(self) -> None:
-        """What really rings or talks has its places: so the limits hold for channels, not for the books alone."""
-        lines = self._world.lines.values()
-        live = [line for line in lines if (line.talking or line.dialling) and not line.forgiven]
-        for line in live:
+        """What really rings or talks is known, and the money of its seller pays for all of it."""
+        spent: Tally[str] = Tally()
+        for line in self._living():
             call = self._tables.rows[Call].get(line.dials[-1].call_id)
             assert call is not None, f"{line.uniqueid} lives, and the books know of no such call"
+            legs = self._tables.parts[Attempt][call.id].values()
+            leg = next((g for g in legs if g.dial == line.answered_dial), None)
+            if line.talking and leg is not None and line.slack_ms <= 0:
+                talk_ms = max(line.talk_ms() - TOLERANCE_MS - reference.CUT_TOLERANCE_MS, 0)
+                spent[call.seller_id] += reference.price(reference.tariff_of(leg.tariff), reference.seconds_of(talk_ms))
+        for seller_id, micros in spent.items():
+            account: Account = self._tables.rows[Account][seller_id]
+            owned = account.balance_micros + account.credit_limit_micros
+            assert micros <= owned, f"{seller_id} owns {owned} and has talked for {micros}"
+
+    def _living(self) -> list[Line]:
+        """What rings or talks in reality."""
+        lines = self._world.lines.values()
+        return [line for line in lines if (line.talking or line.dialling) and not line.forgiven]
+
+    def _crowd(self, line: Line) -> None:
+        """No more channels ring or talk at once than each cap says that stood from the beginning as it is now."""
+        rows, world = self._tables.rows, self._world
+        caps = [c for c in rows[Cap].values() if c.metric is CapMetric.CONCURRENT and c.updated_ms == c.created_ms]
+        caps = [c for c in caps if c.id in world.caps_of_the_beginning]
+        if not caps:
+            return
+        trunks = {t.id: t.name for t in rows[Trunk].values()}
+        live = [(other, rows[Call].get(other.dials[-1].call_id)) for other in self._living()]
+        for cap in caps:
+            crowd = 0
+            for other, call in live:
+                if call is None:
+                    continue
+                if cap.scope not in PER_ATTEMPT:
+                    crowd += reference.owner_of(cap, call, trunks)
+                    continue
+                column = "target_id" if cap.scope is CapScope.TARGET else "rule_id"
+                dials = {leg.dial for leg in other.legs if not leg.ended} or set(other.dials[-1].dials)
+                legs = self._tables.parts[Attempt][call.id].values()
+                crowd += sum(leg.dial in dials and getattr(leg, column) == cap.scope_id for leg in legs)
+            assert crowd <= cap.limit_value, f"{line.uniqueid} makes {crowd} channels at once under {cap.id}"
 
     # --- rest ---------------------------------------------------------------------------------------------------------
 
@@ -541,7 +567,6 @@ class Invariants:
             assert list(verify_caps(office)) == []
             assert list(verify_balances(office)) == []
 
-
     def _promises_are_kept(self) -> None:
         """An end that was acknowledged or kept is recorded as it was told, whoever settled the call first."""
         cdrs = self._tables.channels[Cdr]
@@ -549,8 +574,10 @@ class Invariants:
             cdr = cdrs.get((line.node, line.uniqueid))
             if cdr is None or line.forgiven or not cdr.attempts or line.asterisk.machine.gone:
                 continue
-            concluded = self._world.concluded_by(cdr)
-            if concluded == "abandoned" or (not line.acknowledged and (not line.kept or concluded)):
+            concluded = self._world.forgiven.concluded_by(cdr)
+            if concluded and (concluded == "abandoned" or self._world.forgiven.is_doubled(line)):
+                continue
+            if not line.acknowledged and (not line.kept or concluded):
                 continue
             missing_ms = line.talk_ms() - cdr.talk_ms
             allowed_ms = TOLERANCE_MS + 0.002 * line.talk_ms() + line.clock_ms + line.slack_ms
@@ -559,10 +586,3 @@ class Invariants:
 
 def _open_micros(hold: Hold) -> int:
     return hold.amount_micros if hold.state is HoldState.OPEN else 0
-
-
-def _kind(name: str) -> type[Any]:
-    return next(kind for kind in KINDS if kind.__name__ == name)
-
-
-__all__ = ["Invariants", "RejectCode", "zone_of"]

@@ -13,6 +13,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
+from sqlalchemy import UniqueConstraint
 from sqlmodel import SQLModel
 
 from capconduit.domain import model
@@ -37,9 +38,9 @@ from capconduit.domain.model import (
 from capconduit.domain.needs import Needs
 from capconduit.errors import Refused
 from capconduit.store import tables as _schema  # noqa: F401 - registers the tables
+from capconduit.store.estates import KINDS as ESTATE_KINDS
 from capconduit.store.rows import mapping
 from capconduit.store.sqlstore import SqlStore
-from capconduit.store.estates import KINDS as ESTATE_KINDS
 from capconduit.store.store import Transaction
 from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, HoldState, PlaceState
 
@@ -53,18 +54,22 @@ Change = tuple[type[Any], Key, Any, Any]  # kind, key, row before, row after (No
 _MISSING: Any = object()
 
 
-@cache
+_KEYS: dict[type[Any], Callable[[Any], Key]] = {kind: attrgetter(*mapping(kind).key) for kind in KINDS}
+
+
 def key_of(kind: type[Any]) -> Callable[[Any], Key]:
     """Reads the key of a row."""
-    return attrgetter(*mapping(kind).key)
+    return _KEYS[kind]
 
 
-@cache
 def _unique(kind: type[Any]) -> list[Callable[[Any], Any]]:
     """Reads what must be unique of a row, beside its key."""
     constraints = SQLModel.metadata.tables[mapping(kind).table].constraints
-    named = [tuple(c.name for c in u.columns) for u in constraints if type(u).__name__ == "UniqueConstraint"]
+    named = [tuple(c.name for c in u.columns) for u in constraints if isinstance(u, UniqueConstraint)]
     return [attrgetter(*columns) for columns in sorted(named)]
+
+
+_UNIQUE = {kind: _unique(kind) for kind in KINDS}
 
 
 @cache
@@ -235,7 +240,7 @@ class MemoryTransaction(Transaction):
     def _check(self, row: Any, taken: bool) -> None:
         kind = type(row)
         key = key_of(kind)(row)
-        for unique in _unique(kind):
+        for unique in _UNIQUE[kind]:
             mine = unique(row)
             taken = taken or any(
                 unique(other) == mine for other_key, other in self._tables.rows[kind].items() if other_key != key
@@ -266,7 +271,7 @@ class MemoryTransaction(Transaction):
         self._statement()
         return self._tables.version
 
-    def load_estate(self, known: Estate | None = None) -> Estate:  # noqa: ARG002
+    def load_estate(self, known: Estate | None = None) -> Estate:
         self._statement()
         rows = {name: list(self._tables.rows[kind].values()) for name, kind in ESTATE_KINDS.items()}
         return build_estate(self._tables.version, Rows(**rows))
@@ -315,14 +320,15 @@ class MemoryTransaction(Transaction):
     def lock_needs(self, needs: Needs, books: Books) -> None:
         self._statement()
         rows = self._tables.rows
-        for wanted, kind, loaded in (
+        kinds: list[tuple[set[str], type[Any], dict[str, Any]]] = [
             (needs.sellers, Account, books.accounts),
             (needs.targets, TargetState, books.targets),
             (needs.rules, RuleState, books.rules),
-        ):
+        ]
+        for wanted, kind, loaded in kinds:
             for key in wanted:
                 if key not in loaded and (row := rows[kind].get(key)) is not None:
-                    loaded[key] = row  # type: ignore[index]  # each has its own kind of rows
+                    loaded[key] = row
         self._make_states(needs, books)
         self._lock_counters(needs.counters, books)
         for cap_id, after_ms, until_ms in needs.buckets():
@@ -489,6 +495,12 @@ class MemoryTransaction(Transaction):
     def query(self, sql: str) -> list[Any]:
         """There is no SQL here."""
         raise NotImplementedError(sql)
+
+    def find_outdated(self, *_: Any) -> Any:
+        """Nothing is pruned in these worlds."""
+        raise NotImplementedError
+
+    drop_outdated = count_outdated = find_outdated  # type: ignore[assignment]
 
     def _must_write(self) -> None:
         assert self._writes, "a writing verb in a transaction that only reads"

@@ -20,6 +20,7 @@ from capconduit.domain import (
     estate,
     metering,
     rating,
+    reconcile,
     routing,
     settlement,
     stir,
@@ -28,6 +29,7 @@ from capconduit.domain import (
     usage,
     windows,
 )
+from capconduit.domain.model import Account
 from capconduit.domain.rating import Funding, round_up_to_increment
 from capconduit.domain.usage import Room
 from capconduit.services import caps
@@ -467,7 +469,7 @@ def half_is_committed(patch: pytest.MonkeyPatch) -> None:
     real = sqltransaction.SqlTransaction.write
 
     def write(self: Any, loaded: Any) -> None:
-        self._change(books.Account, [loaded.accounts[i] for i in sorted(loaded.dirty_accounts)])
+        self._change(Account, [loaded.accounts[i] for i in sorted(loaded.dirty_accounts)])
         self.query("COMMIT")
         self.query("BEGIN IMMEDIATE")
         real(self, loaded)
@@ -521,8 +523,7 @@ def a_cut_list_is_believed(patch: pytest.MonkeyPatch) -> None:
 @mutant("reconciliation")
 def over_when_the_lease_is(patch: pytest.MonkeyPatch) -> None:
     """Without a witness a call is over when its lease is, whatever its hold pays for."""
-    real = reconciler.expired
-    everywhere(patch, real, lambda calls, ends, now_ms: [c for c in calls if c.lease_until_ms < now_ms])
+    everywhere(patch, reconcile.expired, lambda calls, ends, now_ms: [c for c in calls if c.lease_until_ms < now_ms])
 
 
 # --- routing ----------------------------------------------------------------------------------------------------------
@@ -531,7 +532,7 @@ def over_when_the_lease_is(patch: pytest.MonkeyPatch) -> None:
 @mutant("routing")
 def the_same_target_again(patch: pytest.MonkeyPatch) -> None:
     """A target that failed is tried again for the same call."""
-    real = routing.open_candidates
+    real: Any = routing.open_candidates
     everywhere(patch, real, lambda *args: real(*args[:-1], frozenset()))
 
 
@@ -572,7 +573,7 @@ def the_campaign_s_rate_always(patch: pytest.MonkeyPatch) -> None:
 def withdrawals_see_the_balance(patch: pytest.MonkeyPatch) -> None:
     """A withdrawal may take what living calls hold."""
     patch.setattr(
-        books.Account, "available_micros", property(lambda a: a.balance_micros + a.credit_limit_micros), raising=True
+        Account, "available_micros", property(lambda a: a.balance_micros + a.credit_limit_micros), raising=True
     )
 
 

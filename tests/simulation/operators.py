@@ -1,7 +1,7 @@
 """What operators do while calls live: each change through the services, as the command line does it; some only tried.
 
-What is refused, or fails with the database, changes nothing. An operator whose connection broke asks again with the same
-key. All of these are happenings of `faults.FAULTS`.
+What is refused, or fails with the database, changes nothing. An operator whose connection broke asks again with the
+same key. All of these are happenings of `faults.FAULTS`.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def operator_changes_credit(world: World, rng: random.Random) -> None:
 @happening("an operator changes a rate; calls that live keep theirs", ONCE, 30)
 def operator_changes_rate(world: World, rng: random.Random) -> None:
     name = f"rate{rng.randrange(3)}"
-    fields = rng.choice(
+    fields: dict[str, Any] = rng.choice(
         [
             {"per_minute_micros": rng.choice([0, 60, 200_000, 3 * DOLLAR])},
             {"connect_fee_micros": rng.choice([0, 70_000])},
@@ -153,7 +153,6 @@ def operator_blocks(world: World, rng: random.Random) -> None:
     where = rng.choice([blocks.Where(), blocks.Where(seller="acme"), blocks.Where(campaign="campaign2")])
     pattern = rng.choice(PATTERNS)
 
-
     if rng.random() < 0.6:
         change(world, f"block {pattern}", lambda office: blocks.add_block(office, pattern, where))
     else:
@@ -163,7 +162,7 @@ def operator_blocks(world: World, rng: random.Random) -> None:
 @happening("an operator disables, rests or revives a target, or changes its rates, ring time or schedule", LIMITS, 50)
 def operator_changes_target(world: World, rng: random.Random) -> None:
     name = rng.choice(world.builder.targets).name
-    fields = rng.choice(
+    fields: dict[str, Any] = rng.choice(
         [
             {"enabled": rng.random() < 0.7},
             {"ring_ms": rng.choice([3_000, 9_000])},
@@ -192,7 +191,7 @@ def operator_changes_rule(world: World, rng: random.Random) -> None:
         change(world, f"rule {campaign}/{target} made",
                lambda office: targets.add_rule(office, campaign, target, priority=rng.randrange(3)))  # fmt: skip
     else:
-        fields = rng.choice(
+        fields: dict[str, Any] = rng.choice(
             [{"weight": rng.randrange(4)}, {"priority": rng.randrange(3)}, {"enabled": rng.random() < 0.6},
              {"rate": rng.choice(["", "rate0", "rate1"])}]
         )  # fmt: skip
@@ -203,7 +202,7 @@ def operator_changes_rule(world: World, rng: random.Random) -> None:
 @happening("an operator changes a campaign: strategy, threshold, windows, schedule, policies", LIMITS, 50)
 def operator_changes_campaign(world: World, rng: random.Random) -> None:
     name = rng.choice(world.builder.campaigns).name
-    fields = rng.choice(
+    fields: dict[str, Any] = rng.choice(
         [
             {"strategy": rng.choice(list(Strategy))},
             {"billable_threshold_ms": rng.choice([0, 20_000])},
@@ -245,4 +244,3 @@ def operator_changes_settings(world: World, rng: random.Random) -> None:
         ]
     )
     change(world, f"setting {name} {value}", lambda office: settings.set_setting(office, name, value))
-

@@ -11,11 +11,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from math import ceil
-from typing import Any, Protocol
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from capconduit.domain.model import Attempt, Block, Call, Cap, Cdr
+from capconduit.domain.model import (
+    Attempt,
+    Block,
+    Call,
+    Campaign,
+    Cap,
+    Cdr,
+    Did,
+    Hold,
+    Rule,
+    Seller,
+    Setting,
+    Trunk,
+)
 from capconduit.vocab import CapMetric, CapScope, RejectCode, WindowKind
+from tests.simulation.memory import Tables
 
 CUT_TOLERANCE_MS = 250  # a call that our own limit ended is measured so much longer, and not charged for it
 PER_ATTEMPT = (CapScope.TARGET, CapScope.RULE)
@@ -25,15 +39,7 @@ WITHHELD = ("", "anonymous", "unknown", "unavailable", "private", "restricted", 
 # --- money ------------------------------------------------------------------------------------------------------------
 
 
-class Prices(Protocol):
-    """Whatever carries a tariff's numbers."""
-
-    connect_fee_micros: int
-    per_minute_micros: int
-    first_s: int
-    step_s: int
-    then_after_s: int
-    then_per_minute_micros: int
+Prices = Any  # whatever carries a tariff's numbers: a rate, a call, a record
 
 
 PRICES = ("connect_fee_micros", "per_minute_micros", "first_s", "step_s", "then_after_s", "then_per_minute_micros")
@@ -41,7 +47,7 @@ PRICES = ("connect_fee_micros", "per_minute_micros", "first_s", "step_s", "then_
 
 def billed_seconds(prices: Prices, seconds: int) -> int:
     """The first increment, and then one more for each that was begun."""
-    billed = prices.first_s
+    billed: int = prices.first_s
     while billed < seconds:
         billed += prices.step_s * max((seconds - billed) // prices.step_s, 1)
     return billed
@@ -54,7 +60,7 @@ def price(prices: Prices, seconds: int) -> int:
     at_first = min(billed, prices.then_after_s) if prices.then_after_s else billed
     cost += Fraction(at_first * prices.per_minute_micros, 60)
     cost += Fraction((billed - at_first) * prices.then_per_minute_micros, 60)
-    return prices.connect_fee_micros + ceil(cost)
+    return int(prices.connect_fee_micros) + ceil(cost)
 
 
 def seconds_of(talk_ms: int) -> int:
@@ -172,6 +178,27 @@ def is_vouched_for(required: str, attestation: str, verdict: str) -> bool:
     return bool(level) and level <= required
 
 
+def zone_of(cap: Cap, tables: Tables) -> str:
+    """The time zone that a cap's windows follow."""
+
+    rows = tables.rows
+    seller: str | None = None
+    match cap.scope:
+        case CapScope.SELLER:
+            seller = cap.scope_id
+        case CapScope.CAMPAIGN:
+            seller = rows[Campaign][cap.scope_id].seller_id
+        case CapScope.RULE:
+            seller = rows[Campaign][rows[Rule][cap.scope_id].campaign_id].seller_id
+        case CapScope.DID:
+            seller = rows[Did][cap.scope_id].seller_id
+        case _:
+            pass
+    if seller is not None:
+        return str(rows[Seller][seller].timezone)
+    return str(rows[Setting][(cap.tenant_id, "timezone")].value)
+
+
 # --- what caps count --------------------------------------------------------------------------------------------------
 
 
@@ -230,41 +257,35 @@ def attempt_counted(cap: Cap, attempt: Attempt, cdr: Cdr | None) -> int:
 class Uses:
     """Everything that a cap counts, one by one: (instant, settled, reserved)."""
 
-    def __init__(self, tables: Any) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
     def of(self, cap: Cap) -> list[tuple[int, int, int]]:
         """All uses of a cap, of all time."""
-        from capconduit.domain.model import Attempt, Call, Cdr, Hold, Trunk
-
         rows = self._tables.rows
         trunks = {t.id: t.name for t in rows[Trunk].values()}
         uses: list[tuple[int, int, int]] = []
         if cap.scope not in PER_ATTEMPT:
-            for cdr in rows[Cdr].values():
-                if cdr.attempts and owner_of(cap, cdr, trunks):
-                    uses.append((cdr.decided_ms, counted(cap, cdr), 0))
-            for call in rows[Call].values():
-                if owner_of(cap, call, trunks):
-                    uses.append((call.decided_ms, 0, reserved(cap, call, rows[Hold][call.id].amount_micros)))
+            settled = (c for c in rows[Cdr].values() if c.attempts and owner_of(cap, c, trunks))
+            live = (c for c in rows[Call].values() if owner_of(cap, c, trunks))
+            uses += [(c.decided_ms, counted(cap, c), 0) for c in settled]
+            uses += [(c.decided_ms, 0, reserved(cap, c, rows[Hold][c.id].amount_micros)) for c in live]
             return uses
         column = "target_id" if cap.scope is CapScope.TARGET else "rule_id"
         for attempt in rows[Attempt].values():
             if getattr(attempt, column) != cap.scope_id:
                 continue
-            live = rows[Call].get(attempt.call_id)
+            call = rows[Call].get(attempt.call_id)
             if attempt.ended_ms is not None:
                 cdr = rows[Cdr].get(attempt.call_id)
                 uses.append((attempt.started_ms, attempt_counted(cap, attempt, cdr), 0))
-            elif live is not None:
-                held = rows[Hold][live.id].amount_micros
-                uses.append((attempt.started_ms, 0, reserved(cap, live, held, attempt)))
+            elif call is not None:
+                held = rows[Hold][call.id].amount_micros
+                uses.append((attempt.started_ms, 0, reserved(cap, call, held, attempt)))
         return uses
 
     def admissions(self, cap: Cap) -> list[int]:
         """The instants at which something new came under a cap, whatever became of it."""
-        from capconduit.domain.model import Attempt, Call, Cdr, Trunk
-
         rows = self._tables.rows
         trunks = {t.id: t.name for t in rows[Trunk].values()}
         if cap.scope in PER_ATTEMPT:

@@ -1,4 +1,4 @@
-"""The database of a world as its daemons and operators meet it: with everything that can go wrong around a transaction."""
+"""The database of a world as its daemons and operators meet it, with all that can go wrong around a transaction."""
 
 from __future__ import annotations
 

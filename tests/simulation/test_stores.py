@@ -1,4 +1,4 @@
-"""Seeds on real databases: every read is compared with the store in memory, and the histories and books are the same."""
+"""Seeds on real databases: every read is compared with the store in memory; histories and books are the same."""
 
 from __future__ import annotations
 

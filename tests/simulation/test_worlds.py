@@ -1,7 +1,8 @@
 """Seeds of the simulation on the store in memory, and what makes a failing one worth having: it replays and shrinks.
 
 `SIM_SEEDS=n` runs n seeds, `SIM_SECONDS=n` as many as that time allows, `SIM_FIRST=n` begins at another seed than 1,
-`SIM_JOBS=n` uses n processes. A failure prints its seed and its story; `python -m tests.simulation SEED` tells it again.
+`SIM_JOBS=n` uses n processes. A failure prints its seed and its story; `python -m tests.simulation SEED` tells it
+again.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def test_calls_of_every_kind_were_lived_through(swept: Sweep) -> None:
 def digest(seed: int) -> str:
     """A world's story and all its rows, in short."""
     world = World(seed, calls=60, telling=True).run()
-    text = repr(world.story) + repr(sorted((k, sorted(map(repr, r.values()))) for k, r in world.invariants.snapshot().items()))
+    text = repr(world.story) + repr(
+        sorted((k, sorted(map(repr, r.values()))) for k, r in world.invariants.snapshot().items())
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -170,6 +170,12 @@ class TwinTransaction(Transaction):
     def ledger_sums(self, tenant_id: str) -> Mapping[str, int]:
         return dict(agree("ledger_sums", dict(self._real.ledger_sums(tenant_id)), self._memory.ledger_sums(tenant_id)))
 
+    def find_outdated(self, *_: Any) -> Any:
+        """Nothing is pruned in these worlds."""
+        raise NotImplementedError
+
+    drop_outdated = count_outdated = find_outdated  # type: ignore[assignment]
+
     def hold_sums(self, tenant_id: str) -> Mapping[str, int]:
         return dict(agree("hold_sums", dict(self._real.hold_sums(tenant_id)), self._memory.hold_sums(tenant_id)))
 

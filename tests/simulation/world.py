@@ -1,4 +1,4 @@
-"""A world that one seed drives: callers, targets, operators, machines and everything that goes wrong around real daemons.
+"""A world that one seed drives: callers, targets, operators, machines, and all that goes wrong around real daemons.
 
 Reality is asterisk.py, the books are the product's; invariants.py compares the two. Nothing is random but the seed's
 own generators, nothing waits, and nothing depends on how a set is ordered: a seed replays, in any process.
@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
-from capconduit.domain.model import Cap, Cdr, Rule, Target
+from capconduit.domain.model import Call, Cap, Cdr, Rule, Target
 from capconduit.domain.needs import Command
 from capconduit.errors import DatabaseError
 from capconduit.services.engine import EngineBusy, _Item
@@ -33,6 +32,7 @@ from tests.simulation.asterisk import Asterisk, Caller, Line
 from tests.simulation.daemons import Machine, MachineClock, Process, SimEngine
 from tests.simulation.estates import ATTESTATIONS, CALLERS, Scoped, make_estate, scopes
 from tests.simulation.faults import FAULTS, Messages
+from tests.simulation.forgiven import Forgiven
 from tests.simulation.invariants import Invariants
 from tests.simulation.loop import Boot, Killed, VirtualLoop
 from tests.simulation.memory import Change, MemoryStore
@@ -48,28 +48,12 @@ EVENINGS = (
 )  # fmt: skip
 ODD_NUMBERS = ("+18005550198", "+18005550199", "18005559999", "8005550101")
 FOREVER_S = 4 * 3_600.0  # of simulated time: after so long at rest something hangs
-# Faults whose names begin so may keep a daemon from seeing an event, or from telling the books of it.
-HIDING = (
-    "ami", "daemon", "killed", "database", "transaction", "commit", "contention", "command", "request", "answer",
-    "machine", "asterisk", "applied", "journal",
-)  # fmt: skip
-TELLING = ("handler", "journal", "spool")  # witnesses that were told the end of a call
-FAR = float("inf")
 CLOSED_WITHIN = 30
 STORY = 90  # lines of a story that are printed
 
 
 class Broken(AssertionError):
     """A promise does not hold; names the seed and tells the story."""
-
-
-@dataclass(frozen=True)
-class Untold:
-    """How far a record may be from what happened: milliseconds of talk more or less."""
-
-    more_ms: float
-    less_ms: float
-    exact: bool  # whether it was answered, and by whom, was seen
 
 
 class _OnlyErrors(logging.Handler):
@@ -106,10 +90,10 @@ class World:
         self.failed_at = ""
         self.recount_every = recount_every
         self.every_commit = False
-        self._rngs: dict[str, random.Random] = {}
+        self._rngs: dict[str, Random] = {}
         self._number = 0
         self._context = Context()
-        self.loop = VirtualLoop(self._broken)
+        self.loop: VirtualLoop = cast(Any, VirtualLoop)(self._broken)  # it has what the daemon asks of a loop
         rng = self.random("world")
         self._base_ms = int(instant_ms(datetime.fromisoformat(rng.choice(EVENINGS)).replace(tzinfo=UTC)))
         self.calm = False
@@ -125,6 +109,7 @@ class World:
         self.tables = self.database.store.tables
         self.messages = Messages(self)
         self.allowed = Allowed(self)
+        self.forgiven = Forgiven(self)
         self.invariants = Invariants(self)
         self.machines = [Machine(self, f"m{i}", f"node-{i}", with_ami=rng.random() < 0.85) for i in range(3)]
         self._office_clock = MachineClock(self.machines[0], self.next_number())
@@ -145,7 +130,7 @@ class World:
         """The one tenant."""
         return TENANT
 
-    def _choose(self, rng: random.Random) -> frozenset[str]:
+    def _choose(self, rng: Random) -> frozenset[str]:
         """Which faults this seed has: none, a few, many."""
         share = rng.choice([0.0, 0.1, 0.1, 0.25, 0.25, 0.5, 0.8])
         return frozenset(name for name in FAULTS if self.random(f"choice:{name}").random() < share)
@@ -168,11 +153,11 @@ class World:
         """As `after`, at an instant of the loop."""
         return self.loop.call_at(when_s, work, *args, context=self._context)
 
-    def random(self, name: str) -> random.Random:
+    def random(self, name: str) -> Random:
         """The generator of that name."""
         known = self._rngs.get(name)
         if known is None:
-            known = self._rngs[name] = random.Random(f"{self.seed}:{name}")
+            known = self._rngs[name] = Random(f"{self.seed}:{name}")
         return known
 
     def draw(self, name: str) -> bool:
@@ -277,46 +262,6 @@ class World:
 
         self.loop.call_later(delay_s, now, context=engine.process.context)
 
-    # --- what reality may be forgiven ---------------------------------------------------------------------------------
-
-    def funded_ms(self, line: Line) -> int:
-        """What is durably funded of a call, in milliseconds of talk."""
-        return self.invariants.funded_s(line) * 1_000
-
-    def slack_ms(self, line: Line) -> float:
-        """How much longer than funded a call may talk, by what was done to it."""
-        return FAR if line.forgiven else line.slack_ms + 0.002 * line.talk_ms()
-
-    def untold(self, line: Line, cdr: Cdr) -> Untold:
-        """How far a call's record may be from what happened."""
-        witness = cdr.witness.partition("+")[0]
-        drift_ms = 0.002 * line.talk_ms() + 5
-        if line.forgiven:
-            return Untold(FAR, FAR, exact=False)
-        if line.killed or witness not in TELLING:
-            # Nobody has told the end: it is put at the last known life, never beyond what was funded.
-            over_ms = max(self.funded_ms(line) - line.talk_ms(), 0) + 2_000
-            return Untold(drift_ms + over_ms, FAR, exact=False)
-        set_ms = line.clock_ms
-        return Untold(drift_ms + set_ms, drift_ms + set_ms + line.slack_ms, exact=True)
-
-    def saw_everything(self, line: Line) -> bool:
-        """Whether the daemon could see every event of this call: nothing that hides one is among the faults."""
-        return line.asterisk.machine.with_ami and not any(name.startswith(HIDING) for name in self.enabled)
-
-    def concluded_by(self, cdr: Cdr) -> str:
-        """Who concluded a call's end without having been told of it; empty where somebody was told."""
-        witness = cdr.witness.partition("+")[0]
-        return "" if witness in TELLING else witness
-
-    def forgives(self, line: Line, cdr: Cdr) -> bool:
-        """Whether a living call may be taken for dead: what is known not to be seen, see docs/simulation.md."""
-        witness = self.concluded_by(cdr)
-        doubled = any(m.node == line.node and m is not line.asterisk.machine for m in self.machines)
-        blind = witness == "undelivered" and any(name.startswith("ami") for name in self.enabled)
-        line.forgiven = line.forgiven or bool(witness and (doubled or self.clocks_were_set or blind))
-        return line.forgiven
-
     # --- callers ------------------------------------------------------------------------------------------------------
 
     def arrive(self) -> None:
@@ -332,11 +277,13 @@ class World:
         self.say(f"arrives at {line.asterisk.machine.name} on {caller.dnid} from {caller.ani!r}", line.uniqueid)
         line.arrive()
 
-    def _caller(self, rng: random.Random) -> Caller:
+    def _caller(self, rng: Random) -> Caller:
         uniqueid = f"u{self.next_number()}"
-        own = random.Random(f"{self.seed}:{uniqueid}")
+        own = Random(f"{self.seed}:{uniqueid}")
         attestation, verdict = own.choice([("A", ""), ("A", ""), ("A", ""), *ATTESTATIONS])
-        talk_s = own.choice([0.004, 3.0, 9.999, 10.0, 30.0, 59.9, 60.0, 60.2, 61.0, *(own.expovariate(1 / 70) for _ in range(9))])
+        talk_s = own.choice(
+            [0.004, 3.0, 9.999, 10.0, 30.0, 59.9, 60.0, 60.2, 61.0, *(own.expovariate(1 / 70) for _ in range(9))]
+        )
         patience_s = 0.002 if self.draw("caller_leaves_at_once") else own.choice([4.0, 15.0, 60.0, 60.0])
         return Caller(
             uniqueid=uniqueid,
@@ -354,7 +301,7 @@ class World:
 
     def fate_of(self, line: Line, dial: str) -> tuple[DialStatus, float]:
         """What a target does with a Dial, and after how long."""
-        rng = random.Random(f"{self.seed}:{line.uniqueid}:{dial}:{len(line.dials)}")
+        rng = Random(f"{self.seed}:{line.uniqueid}:{dial}:{len(line.dials)}")
         name = re.search(r"buyer\d", dial)
         if name is not None and name[0] in self.unreachable:
             return rng.choice([DialStatus.CHANUNAVAIL, DialStatus.CONGESTION]), 0.05
@@ -435,7 +382,8 @@ class World:
 
     def run(self) -> World:
         """The whole world. Raises Broken."""
-        clock, sqlstore.time = sqlstore.time, SimpleNamespace(sleep=lambda _s: None)  # type: ignore[assignment]
+        clock = vars(sqlstore)["time"]
+        vars(sqlstore)["time"] = SimpleNamespace(sleep=lambda _s: None)
         loggers = [logging.getLogger(name) for name in ("capconduit", "fastagi")]
         handler, levels = _OnlyErrors(self), [(log, log.level, log.propagate) for log in loggers]
         for log in loggers:
@@ -454,7 +402,7 @@ class World:
         finally:
             with self.loop.running():
                 self._bury()
-            sqlstore.time = clock
+            vars(sqlstore)["time"] = clock
             for log, level, propagate in levels:
                 log.removeHandler(handler)
                 log.setLevel(level)
@@ -470,7 +418,7 @@ class World:
     def _begin(self) -> None:
         store = self.database.store
         store.committed = self.committed  # type: ignore[method-assign]
-        self.builder.insert_into(store)  # type: ignore[arg-type]
+        self.builder.insert_into(store)
         self.begun = True
         self.caps_of_the_beginning = {cap.id for cap in self.builder.caps}
         with store.transaction(write=False) as tx:
@@ -507,7 +455,7 @@ class World:
             self.after(ends.random() * 30, line.talk_over, "caller")
             self.after(ends.random() * 30, line.hang_up_by_caller)
         if not self._drive_at_rest():
-            left = [c.uniqueid for c in self.tables.channels[_call_kind()].values()]
+            left = [c.uniqueid for c in self.tables.channels[Call].values()]
             raise self._story_of(AssertionError(f"not at rest after {FOREVER_S} s: {left}"))
         self._drive(lambda: False, 20.0)
         with self.judging():
@@ -534,7 +482,7 @@ class World:
         limit_s = self.loop.time() + FOREVER_S + self.set_back_ms / 1_000
 
         def is_over() -> bool:
-            if self.tables.channels[_call_kind()] or any(not line.over for line in self.lines.values()):
+            if self.tables.channels[Call] or any(not line.over for line in self.lines.values()):
                 return False
             alive = [m for m in self.machines if not m.gone]
             return not any(
@@ -608,9 +556,3 @@ def simulate(seed: int, store: MemoryStore | None = None, **options: Any) -> Wor
         except Broken as told:
             raise told from error.__cause__
         raise
-
-
-def _call_kind() -> type[Any]:
-    from capconduit.domain.model import Call
-
-    return Call

@@ -394,6 +394,7 @@ class PureTill:
         self.books = Books(accounts={a.seller_id: a for a in builder.accounts})
         self.events: list[Event] = []
         self.batch_changes: list[Changes] = []
+        self.answers: list[Any] = []  # all of them, in their order
 
     def ask(self, command: Command) -> Any:
         """Decide one command and take over its changes."""
@@ -416,6 +417,7 @@ class PureTill:
             self.batch_changes.append(self.changes)
             self.events.extend(self.changes.events)
             answers.append(answer)
+        self.answers.extend(answers)
         for key in locked.dirty_counters:
             assert locked.counters[key] == self.books.counters[key]
         return answers
