@@ -171,6 +171,16 @@ class AsteriskConfig:
         rules.dialplan_context,
         empty="such calls are hung up with fallback_cause",
     )
+    stir: str = _key(
+        "none",
+        "Where STIR attestation and verdict are read: none; headers (the carrier verified the call and tells it in the "
+        "two headers below); asterisk (res_stir_shaken verified it, by your profile `capconduit` in stir_shaken.conf).",
+        rules.one_of("none", "headers", "asterisk"),
+    )
+    stir_attestation_header: str = _key(
+        "P-Attestation-Indicator", "SIP header with the attestation level (A, B or C).", rules.header_name
+    )
+    stir_verdict_header: str = _key("X-Verstat", "SIP header with the verification result.", rules.header_name)
 
 
 @dataclass(frozen=True)

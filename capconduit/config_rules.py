@@ -18,6 +18,7 @@ MAX_SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7) is 108 bytes with the 
 _NODE_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 _CONTEXT = re.compile(r"[A-Za-z0-9_-]{1,79}")  # AST_MAX_CONTEXT is 80 with the final zero (asterisk/channel.h)
+_HEADER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -130,6 +131,12 @@ def node_name(value: Value) -> None:
 def dialplan_context(value: Value) -> None:
     if value and not _CONTEXT.fullmatch(str(value)):
         raise Invalid("is not a dialplan context", "use up to 79 letters, digits, - and _, or leave it empty")
+
+
+def header_name(value: Value) -> None:
+    """The name of a SIP header (RFC 3261, 25.1), as far as a dialplan carries it."""
+    if not _HEADER.fullmatch(str(value)):
+        raise Invalid("is no name of a SIP header", "write it like X-Verstat")
 
 
 def secret_reference(value: Value) -> None:

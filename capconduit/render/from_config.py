@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from capconduit.config import Config, resolve_secret
 from capconduit.domain.model import Trunk
 from capconduit.errors import ConfigError
-from capconduit.render.contexts import Ami, AmiUser, Fallback, RenderContext, TrunkContext
+from capconduit.render.contexts import Ami, AmiUser, Fallback, RenderContext, StirSource, TrunkContext
 from capconduit.vocab import CAUSE_TO_SIP, SIP_FOR_OTHER_CAUSES
 
 # PJSIPHangup and event filters by name came to 18 to 21 in the middle of their lives; 22 has both from the start.
@@ -37,6 +37,9 @@ def render_context(config: Config, trunks: Iterable[Trunk], env: Mapping[str, st
         ),
         warn_ms=config.limits.warning_ms,
         exact_sip_codes=modern,
+        stir=StirSource(config.asterisk.stir),
+        stir_attestation_header=config.asterisk.stir_attestation_header,
+        stir_verdict_header=config.asterisk.stir_verdict_header,
     )
 
 

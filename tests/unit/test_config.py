@@ -24,6 +24,7 @@ from capconduit.config import (
     state_dir,
 )
 from capconduit.errors import ConfigError, ExitCode
+from capconduit.render.from_config import render_context
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -361,3 +362,14 @@ def test_every_key_is_described_and_keeps_its_own_rule() -> None:
         if key.check is not None:
             key.check(key.default)
     assert len({key.variable for key in KEYS.values()}) == len(KEYS)
+
+
+def test_where_stir_is_read_is_configured_and_rendered(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[asterisk]\nstir = "headers"\nstir_verdict_header = "X-My-Verdict"\n')
+    context = render_context(load_config(path, {}), (), {"CAPCONDUIT_AMI_SECRET": "s"})
+    assert (context.stir, context.stir_verdict_header) == ("headers", "X-My-Verdict")
+    path.write_text('[asterisk]\nstir_verdict_header = "X Bad:"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+    assert "X Bad:" in str(caught.value)
