@@ -79,7 +79,7 @@ class Decision:
 def cap_reason(zoned: ZonedCap) -> str:
     """`cap_reached:<scope>:<metric>[:<window>]`, or `cps_limit`."""
     if zoned.cap.metric is CapMetric.CPS:
-        return RejectCode.CPS_LIMIT
+        return RejectCode.CPS_LIMIT.value
     parts: list[str] = [RejectCode.CAP_REACHED, zoned.cap.scope, zoned.cap.metric]
     if window := window_text(zoned.cap):
         parts.append(window)

@@ -193,7 +193,7 @@ class Engine:
     def work(self, commands: Sequence[Command], tx: Transaction) -> list[Any]:
         """Decide `commands` in one transaction. An answer may be an exception: a bug in one decision harms no other."""
         books = Books()
-        version = tx.begin_decisions([key_of(command) for command in commands], books)
+        version = tx.begin_decisions([key_of(command) for command in commands], books, self._clock.now_ms())
         if self.estate is None or self.estate.version != version:
             self.estate = tx.load_estate(self.estate)
         estate = self.estate

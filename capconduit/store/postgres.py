@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, LiteralString
@@ -146,7 +146,8 @@ class PostgresDialect(Dialect):
             return cursor.fetchall() if self._pipelined or cursor.description else []
 
     def queries(self, statements: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[Any]]:
-        with _translated(), self._connection.pipeline():  # within another one this only sends
+        # Within the transaction's own pipeline a second one would wait at its end.
+        with _translated(), nullcontext() if self._pipelined else self._connection.pipeline():
             cursors = [self._connection.execute(_named(sql), values) for sql, values in statements]
             return [cursor.fetchall() for cursor in cursors]
 

@@ -257,7 +257,7 @@ class Walk:
                 self.limits[b.caps[at].id] = max(self.limits[b.caps[at].id], b.caps[at].limit_value)
                 self.log.append(f"{b.caps[at].id} is {b.caps[at].limit_value}")
             case 1 if b.caps and rng.random() < 0.3:
-                self.log.append(f"{b.caps.pop(rng.randrange(len(b.caps))).id} is cleared")
+                self._clear(b.caps.pop(rng.randrange(len(b.caps))))
             case 2:
                 at = rng.randrange(len(b.rates))
                 b.rates[at] = replace(b.rates[at], per_minute_micros=rng.choice([0, 60, 300_000, 2 * DOLLAR]))
@@ -270,6 +270,13 @@ class Walk:
                 value = {"funding_slice_s": 6, "breaker_failures": 1, "breaker_rest_s": 30}[b.settings[at].name]
                 b.settings[at] = replace(b.settings[at], value=str(value))
         self.till.rebuild()
+
+    def _clear(self, cap: Cap) -> None:
+        """Counters stay with the places of live calls, but those of calls per second, which have none."""
+        self.log.append(f"{cap.id} is cleared")
+        counters = self.till.books.counters
+        for key in [k for k in counters if k[0] == cap.id and cap.metric is CapMetric.CPS]:
+            del counters[key]
 
     def rest(self) -> None:
         """Every call ends; then nothing may be held."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from capconduit.domain.model import Campaign
@@ -12,6 +13,7 @@ from tests.simulation.reference import HOURS
 from tests.unit.estate_builder import DOLLAR, TENANT, EstateBuilder
 
 HOUR_MS = 3_600_000
+WIDE = 10**12
 ZONES = ("America/New_York", "America/New_York", "America/Havana", "Asia/Kolkata", "Australia/Lord_Howe")
 CALENDAR = (WindowKind.HOUR, WindowKind.DAY, WindowKind.DAY, WindowKind.WEEK, WindowKind.MONTH, WindowKind.TOTAL)
 COUNTING = (CapMetric.ATTEMPTS, CapMetric.CONNECTED, CapMetric.BILLABLE)
@@ -63,7 +65,10 @@ def some_limit(rng: random.Random) -> Limit:
     return Limit(metric, rng.choice(CALENDAR), value)
 
 
-def make_estate(rng: random.Random, now_ms: int) -> EstateBuilder:
+Wide = tuple[CapScope, CapMetric, WindowKind]  # a cap on everything of a scope that is hardly ever full
+
+
+def make_estate(rng: random.Random, now_ms: int, wide: Sequence[Wide] = ()) -> EstateBuilder:
     """An estate. Ids are names; see EstateBuilder."""
     b = EstateBuilder(now_ms=now_ms)
     b.setting("funding_slice_s", rng.choice([6, 30, 60, 60, 180]))
@@ -107,6 +112,13 @@ def make_estate(rng: random.Random, now_ms: int) -> EstateBuilder:
         side = [s for s in scopes(b) if (s.scope in ATTEMPT_SCOPES) is per_attempt]
         for scoped in rng.sample(side, min(limited, len(side))):
             _cap(rng, b, scoped)
+    for scope, metric, window in wide:
+        for scoped in (s for s in scopes(b) if s.scope is scope):
+            if (scope, scoped.id, metric, window) not in {
+                (c.scope, c.scope_id, c.metric, c.window_kind) for c in b.caps
+            }:
+                row = b.cap(scope, scoped.id, metric, WIDE, window)
+                b.caps[-1] = replace(row, id=f"wide:{scope}:{scoped.id}:{metric}:{window}")
     return b
 
 

@@ -6,7 +6,7 @@ A variant replaces a function of the product wherever it is known by its name. I
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -38,18 +38,20 @@ from capconduit.store import sqltransaction
 from capconduit.vocab import CapMetric, CapScope, PlaceState, WindowKind
 from fastagi import journal, meter, reconciler
 from tests.simulation.daemons import Link
+from tests.simulation.estates import Wide
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A broken variant. `store` and `faults`: the database and what must go wrong for it to matter."""
+    """A broken variant. `store`, `faults` and `wide` caps: what there must be for it to matter soon."""
 
     break_it: Patch
     area: str
     store: str = "memory"
     faults: frozenset[str] = frozenset()
+    wide: Sequence[Wide] = ()
 
     @property
     def name(self) -> str:
@@ -63,13 +65,18 @@ class Mutant:
 
 
 MUTANTS: dict[str, Mutant] = {}
+DAYS: Wide = (CapScope.SELLER, CapMetric.ATTEMPTS, WindowKind.DAY)
+WEEKS: Wide = (CapScope.SELLER, CapMetric.BILLABLE, WindowKind.WEEK)
+MINUTES: Wide = (CapScope.CAMPAIGN, CapMetric.MINUTES, WindowKind.HOUR)
+TRUNKS: Wide = (CapScope.TRUNK, CapMetric.CONNECTED, WindowKind.TOTAL)
+LEGS: Wide = (CapScope.TARGET, CapMetric.ATTEMPTS, WindowKind.TOTAL)
 
 
-def mutant(area: str, *faults: str, store: str = "memory") -> Callable[[Patch], Patch]:
+def mutant(area: str, *faults: str, store: str = "memory", wide: Sequence[Wide] = ()) -> Callable[[Patch], Patch]:
     """Register a broken variant."""
 
     def register(break_it: Patch) -> Patch:
-        MUTANTS[break_it.__name__] = Mutant(break_it, area, store, frozenset(faults))
+        MUTANTS[break_it.__name__] = Mutant(break_it, area, store, frozenset(faults), wide)
         return break_it
 
     return register
@@ -122,7 +129,7 @@ def no_place_at_the_target(patch: pytest.MonkeyPatch) -> None:
     everywhere(patch, real, start_dial)
 
 
-@mutant("admission")
+@mutant("admission", wide=(LEGS,))
 def a_place_for_the_first_leg_only(patch: pytest.MonkeyPatch) -> None:
     """Of targets that ring at once only the first takes places."""
     real = admission.start_dial
@@ -136,7 +143,7 @@ def a_place_for_the_first_leg_only(patch: pytest.MonkeyPatch) -> None:
     everywhere(patch, real, start_dial)
 
 
-@mutant("admission")
+@mutant("admission", wide=(TRUNKS,))
 def trunks_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     """Caps on trunks are forgotten."""
     real = routing.caps_of_call
@@ -187,7 +194,7 @@ def paused_campaigns_take_calls(patch: pytest.MonkeyPatch) -> None:
 # --- windows ----------------------------------------------------------------------------------------------------------
 
 
-@mutant("windows")
+@mutant("windows", wide=(DAYS,))
 def days_of_24_hours(patch: pytest.MonkeyPatch) -> None:
     """A day is 24 hours from midnight UTC, wherever the seller is."""
     real = windows.window_start_ms
@@ -198,7 +205,7 @@ def days_of_24_hours(patch: pytest.MonkeyPatch) -> None:
     everywhere(patch, real, start)
 
 
-@mutant("windows")
+@mutant("windows", wide=(WEEKS,))
 def weeks_begin_on_sunday(patch: pytest.MonkeyPatch) -> None:
     """A week begins on Sunday."""
     real = windows._first_date
@@ -239,7 +246,7 @@ def the_oldest_bucket_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     everywhere(patch, real, taken)
 
 
-@mutant("windows")
+@mutant("windows", wide=(MINUTES,))
 def minutes_are_calls(patch: pytest.MonkeyPatch) -> None:
     """A call reserves one second of a cap by minutes, not what it is funded for."""
     real = usage.amount_of
@@ -253,7 +260,7 @@ def minutes_are_calls(patch: pytest.MonkeyPatch) -> None:
 # --- release ----------------------------------------------------------------------------------------------------------
 
 
-@mutant("release")
+@mutant("release", wide=(LEGS,))
 def failed_targets_stay_taken(patch: pytest.MonkeyPatch) -> None:
     """A failover does not give the failed target's places back."""
     everywhere(patch, attempts._released, lambda *args: [])
@@ -265,7 +272,7 @@ def losers_stay_taken(patch: pytest.MonkeyPatch) -> None:
     everywhere(patch, metering._end_losers, lambda *args: None)
 
 
-@mutant("release")
+@mutant("release", wide=(LEGS,))
 def released_twice(patch: pytest.MonkeyPatch) -> None:
     """A place that was given back is given back again."""
 
@@ -290,7 +297,7 @@ def released_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(books.Books, "open_places", lambda self, call_id: list(self.places.get(call_id, {}).values()))
 
 
-@mutant("release")
+@mutant("release", wide=(LEGS,))
 def failed_attempts_count_for_nothing(patch: pytest.MonkeyPatch) -> None:
     """A Dial that failed gives back its place in caps by attempts, too."""
     everywhere(patch, attempts.counted_when_failed, lambda metric: 0)

@@ -11,13 +11,13 @@ from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.twin import TwinStore
 from tests.simulation.world import Broken, World
 
-FOUND_WITHIN = 40  # seeds
+FOUND_WITHIN = 20  # seeds
 
 
 def live(seed: int, mutant: Mutant, directory: Path) -> None:
     """One world with the broken variant."""
     if mutant.store == "memory":
-        World(seed, also=mutant.faults).run()
+        World(seed, also=mutant.faults, wide=mutant.wide).run()
         return
     real = SqliteStore(directory / f"{seed}.sqlite", create=True)
     store = TwinStore(real, 1)

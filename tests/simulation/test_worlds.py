@@ -22,7 +22,7 @@ from tests.simulation.world import World
 
 FIRST = int(os.environ.get("SIM_FIRST", "1"))
 SECONDS = float(os.environ.get("SIM_SECONDS", "0"))
-SEEDS = int(os.environ.get("SIM_SEEDS", str(10**9) if SECONDS else "160"))
+SEEDS = int(os.environ.get("SIM_SEEDS", str(10**9) if SECONDS else "300"))
 JOBS = int(os.environ.get("SIM_JOBS", str(min(os.cpu_count() or 1, 2))))
 ROOT = Path(__file__).parents[2]
 

@@ -30,7 +30,7 @@ from tests.simulation import faults, operators  # noqa: F401 - operators registe
 from tests.simulation.allowed import Allowed
 from tests.simulation.asterisk import Asterisk, Caller, Line
 from tests.simulation.daemons import Machine, MachineClock, Process, SimEngine
-from tests.simulation.estates import ATTESTATIONS, CALLERS, Scoped, make_estate, scopes
+from tests.simulation.estates import ATTESTATIONS, CALLERS, Scoped, Wide, make_estate, scopes
 from tests.simulation.faults import FAULTS, Messages
 from tests.simulation.forgiven import Forgiven
 from tests.simulation.invariants import Invariants
@@ -69,7 +69,10 @@ class _OnlyErrors(logging.Handler):
 
 
 class World:
-    """Everything there is. `without` names faults that are left out, `also` such that are not left to chance."""
+    """Everything there is. `without` names faults that are left out, `also` such that are not left to chance.
+
+    `wide` are caps on everything of a scope, for those who want to see them counted.
+    """
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class World:
         calls: int = CALLS,
         without: frozenset[str] = frozenset(),
         also: frozenset[str] = frozenset(),
+        wide: Sequence[Wide] = (),
         recount_every: int = 150,
         telling: bool = False,
     ) -> None:
@@ -104,7 +108,7 @@ class World:
         self.boots: list[Boot] = []
         self.lines: dict[str, Line] = {}
         self.unreachable: set[str] = set()
-        self.builder = make_estate(self.random("estate"), self._base_ms)
+        self.builder = make_estate(self.random("estate"), self._base_ms, wide)
         self.database = Database(store or MemoryStore())
         self.tables = self.database.store.tables
         self.messages = Messages(self)
@@ -539,7 +543,7 @@ class World:
 
 def short(value: object) -> str:
     """A command or an answer without what it does not say."""
-    text = repr(value)
+    text = re.sub(r"<\w+\.\w+: ('[^']*')>", r"\1", repr(value))
     text = re.sub(r"\b(node|boot_id|linkedid|sip_call_id|uniqueid|caller_name|channel)='[^']*', ", "", text)
     return re.sub(r", \w+=(None|''|0)(?=[,)])", "", text)
 

@@ -15,8 +15,9 @@ import pytest
 from capconduit.domain.model import Account, Attempt, Call, Cap, Counter, Event, Hold, RuleState, TargetState
 from capconduit.domain.needs import Command
 from capconduit.store.sqlstore import SqlStore
+from capconduit.vocab import CapMetric
 from tests.property.test_every_decision import Walk
-from tests.unit.estate_builder import Till
+from tests.unit.estate_builder import TENANT, Till
 
 STEPS = 60
 
@@ -52,6 +53,8 @@ class Twin(Walk):
             for name, row in self.rows.items():
                 if name not in now:
                     tx.delete(row)
+                    for counter in tx.rows(Counter, TENANT, cap_id=row.id) if row.metric is CapMetric.CPS else ():
+                        tx.delete(counter)
                 elif now[name] != row:
                     tx.update(now[name])
             tx.bump_estate()
@@ -90,6 +93,7 @@ def test_a_database_answers_and_counts_as_the_books_in_memory_do(store: SqlStore
     twin = Twin(seed, store)
     for step in range(STEPS):
         twin.step()
+        twin.check()
         if step % 10 == 9:
             twin.compare()
             twin.twin.verify()
