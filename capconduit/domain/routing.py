@@ -470,7 +470,7 @@ def rest_reason(state: TargetState, settings: Settings, now_ms: int) -> str:
         return ""
     rest_ms = settings.breaker_rest_s * MS_PER_SECOND
     if now_ms < state.rested_until_ms <= now_ms + rest_ms:
-        return f"rested after {state.failures} failures" if state.failures else "rested"
+        return f"rested after {state.failures} failures" if state.failures else "rested by an operator"
     if now_ms < state.probe_until_ms <= now_ms + PROBE_MOST_MS:
         return "rested; one call tries it"
     return ""

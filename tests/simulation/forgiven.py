@@ -65,6 +65,10 @@ class Forgiven:
         witness = cdr.witness.partition("+")[0]
         return "" if witness in TELLING else witness
 
+    def was_put_aside(self, line: Line) -> bool:
+        """Whether its end left the journal for a person to look at."""
+        return f'"{line.uniqueid}"'.encode() in line.asterisk.machine.disk.aside
+
     def is_doubled(self, line: Line) -> bool:
         """Whether another daemon goes, or went, by the name of this call's node."""
         return any(m.node == line.node and m is not line.asterisk.machine for m in self._world.machines)

@@ -586,6 +586,8 @@ class Invariants:
             cdr = cdrs.get((line.node, line.uniqueid))
             if cdr is None or line.forgiven or not cdr.attempts or line.asterisk.machine.gone:
                 continue
+            if self._world.forgiven.was_put_aside(line):
+                continue
             concluded = self._world.forgiven.concluded_by(cdr)
             if concluded and (concluded == "abandoned" or self._world.forgiven.is_doubled(line)):
                 continue

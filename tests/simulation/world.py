@@ -116,7 +116,8 @@ class World:
         self.forgiven = Forgiven(self)
         self.invariants = Invariants(self)
         self.machines = [Machine(self, f"m{i}", f"node-{i}", with_ami=rng.random() < 0.85) for i in range(3)]
-        self._office_clock = MachineClock(self.machines[0], self.next_number())
+        desk = Machine(self, "desk", "desk", with_ami=False)  # nobody sets the operators' clock
+        self._office_clock = MachineClock(desk, self.next_number())
         self._office_store = FaultyStore(self, self._office_clock, None)
         self.batch: Sequence[Command] = ()
         self.stale_estate: Any = None
