@@ -189,6 +189,8 @@ class Allowed:
             and c.call_id != call_id
             and reference.known_as(c.caller_e164, c.caller) == caller
         ]
+        if live:  # of those before the window was set nobody is remembered
+            others = [at_ms for at_ms in others if at_ms >= campaign.updated_ms]
         return any(least_ms <= call.decided_ms - at_ms < campaign.duplicate_window_ms for at_ms in others)
 
     # --- rejects ------------------------------------------------------------------------------------------------------

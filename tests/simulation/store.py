@@ -70,9 +70,9 @@ class FaultyStore(SqlStore):
     def _fate(self, write: bool) -> str:
         """What will happen to this transaction; mostly nothing."""
         draw = self._world.draw
-        if self._contended:
+        if self._contended and write:
             self._contended -= 1
-            return "transaction_retried"
+            return "" if self._world.calm else "transaction_retried"
         if not write:
             return "transaction_lost" if draw("transaction_lost") else ""
         if draw("contention"):
