@@ -147,7 +147,7 @@ class Process:
         self.killed()
         if isinstance(error, DaemonFailed) or (error is not None and not isinstance(error, CapConduitError)):
             self.machine.world.fail(AssertionError(f"{self.boot.name} failed: {error!r}"))
-        elif error is not None:
+        elif not self.machine.world.ending:
             self.machine.world.after(RESTART_S, self.machine.start)
 
     def killed(self) -> None:

@@ -119,7 +119,6 @@ def daemon_restarted(world: World, rng: random.Random) -> None:
     process = machine.process
     if process is not None and process.daemon is not None and process.listening:
         world.loop.call_soon(process.daemon.stop, context=process.context)
-        world.after(rng.choice([15.0, 30.0]), machine.start)
 
 
 @happening("a daemon stands still (SIGSTOP) for up to 20 s and goes on where it was", FUNDED, 25)

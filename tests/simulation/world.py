@@ -128,6 +128,7 @@ class World:
         self.born = self.admitted = self.rejected = 0
         self.set_back_ms = 0
         self.clocks_were_set = False
+        self.ending = False
         self._pausing = False
 
     @property
@@ -507,6 +508,7 @@ class World:
 
     def _end(self) -> None:
         """Daemons are told to stop, and do."""
+        self.ending = True
         for machine in self.machines:
             process = machine.process
             if process is not None and process.daemon is not None and not process.boot.dead:
