@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS: Final = tuple(a + b for a in _CROCKFORD for b in _CROCKFORD)  # 10 bits at a time
-_SHIFTS: Final = range(120, -1, -10)
+_RANDOM_SHIFTS: Final = range(70, -1, -10)
+_TIME_SHIFTS: Final = range(40, -1, -10)
 ULID_LENGTH: Final = 26
 
 
 def ulid(now_ms: int, randomness: int) -> str:
     """A ULID of `now_ms` (48 bits) and 80 bits of `randomness`; both come from the caller."""
-    value = ((now_ms & ((1 << 48) - 1)) << 80) | (randomness & ((1 << 80) - 1))
-    return "".join([_PAIRS[(value >> shift) & 1023] for shift in _SHIFTS])
+    return _instant(now_ms) + "".join([_PAIRS[(randomness >> shift) & 1023] for shift in _RANDOM_SHIFTS])
+
+
+@lru_cache(maxsize=8)
+def _instant(now_ms: int) -> str:
+    """The first ten characters; many ids are made in the same millisecond."""
+    value = now_ms & ((1 << 48) - 1)
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in _TIME_SHIFTS])
 
 
 def is_ulid(text: str) -> bool:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 OPEN_FILES_WANTED = 8_192
 # A decision makes some hundred objects that die with it: collections at Python's usual pace only cost time.
 COLLECT_AFTER = (50_000, 20, 100)
+# The engine's thread and the loop take turns; who waits for the database must not wait for Python's usual 5 ms as well.
+SWITCH_S = 0.000_5
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(options.config, os.environ)
         set_up_logging(options.log_level or config.log.level, config.log.format)
         _raise_open_files()
+        sys.setswitchinterval(SWITCH_S)
         gc.set_threshold(*COLLECT_AFTER)
         return _run(config)
     except CapConduitError as error:

@@ -55,6 +55,20 @@ class Changes:
 
 
 @dataclass(slots=True)
+class NewRows:
+    """What of some Books no table has yet: keys of rows in them, and rows."""
+
+    calls: set[str]
+    attempts: set[tuple[str, int]]
+    places: set[tuple[str, int, str]]
+    holds: set[str]
+    ledger: list[LedgerEntry]
+    cdrs: list[Cdr]
+    events: list[Event]
+    tombstones: list[Tombstone]
+
+
+@dataclass(slots=True)
 class Books:
     """Locked rows of one transaction, kept true by `apply`; the store writes what is named dirty."""
 
@@ -91,6 +105,20 @@ class Books:
     dirty_rules: set[str] = field(default_factory=set)
     dirty_callers: set[CallerKey] = field(default_factory=set)
     forgotten: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def take_new(self) -> NewRows:
+        """Hand over what is new. It is no longer dirty: whoever asks writes it as it is now."""
+        new = NewRows(
+            self.new_calls, self.new_attempts, self.new_places, self.new_holds,
+            self.new_ledger, self.new_cdrs, self.new_events, self.new_tombstones,
+        )  # fmt: skip
+        self.dirty_calls -= new.calls
+        self.dirty_attempts -= new.attempts
+        self.dirty_places -= new.places
+        self.dirty_holds -= new.holds
+        self.new_calls, self.new_attempts, self.new_places, self.new_holds = set(), set(), set(), set()
+        self.new_ledger, self.new_cdrs, self.new_events, self.new_tombstones = [], [], [], []
+        return new
 
     def account(self, seller_id: str) -> Account:
         """The seller's account; a missing one is a bug of the caller, who must lock it first."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
+from capconduit.domain.jsontext import compact
 from capconduit.domain.model import Event
 from capconduit.vocab import EventKind
 
 Ids = Callable[[], str]
-
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def event(ids: Ids, tenant_id: str, now_ms: int, kind: EventKind, subject: str, **data: object) -> Event:
@@ -21,5 +19,5 @@ def event(ids: Ids, tenant_id: str, now_ms: int, kind: EventKind, subject: str, 
         at_ms=now_ms,
         kind=kind,
         subject=subject,
-        data=_encode(data),
+        data=compact(data),
     )

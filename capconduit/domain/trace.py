@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+from capconduit.domain.jsontext import compact
 
 
 class Check(NamedTuple):
@@ -18,7 +18,7 @@ class Check(NamedTuple):
 
 def dump_trace(checks: list[Check]) -> str:
     """JSON of the checks: a list of objects with `check`, `ok` and the numbers."""
-    return _encode([{"check": name, "ok": ok, **detail} for name, ok, detail in checks])
+    return compact([{"check": name, "ok": ok, **detail} for name, ok, detail in checks])
 
 
 def load_trace(text: str) -> list[Check]:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 BATCH_MAX: Final = 256
 QUEUE_MAX: Final = 4_096
+SENT_AHEAD: Final = 12  # decisions whose rows are sent to the database while the next are made
 RELOCKS: Final = 3  # how often what is needed is looked at again because locks were waited for
 
 
@@ -200,7 +201,9 @@ class Engine:
         tx.lock_callers({key for command in commands if (key := caller_key(command, estate))}, books)
         now_ms = self._lock_needs(commands, estate, books, tx)
         answers: list[Any] = []
-        for command in commands:
+        for place, command in enumerate(commands):
+            if place and place % SENT_AHEAD == 0:
+                tx.send(books)
             answer: object
             try:
                 if isinstance(command, RouteRequest) and self._is_stale(command, books):

@@ -36,6 +36,7 @@ class Dialect(ABC):
     """
 
     for_update: str
+    sends_ahead = False  # statements are under way while the program goes on
 
     @abstractmethod
     def queries(self, statements: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[Any]]:

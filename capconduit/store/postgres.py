@@ -7,6 +7,7 @@ transaction opens a new one. `synchronous_commit` stays on: what is answered is 
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -36,6 +37,7 @@ LOCK_TIMEOUT_MS: Final = 5_000
 MIGRATION_LOCK: Final = 0x0CA9C0D0  # advisory lock: one migration at a time
 ESTATE_LOCK: Final = 0x0CA9C0D1  # advisory lock: shared by decisions, alone for changes of configuration
 PREPARE_AFTER: Final = 2
+SEND_BUFFER: Final = 1 << 20  # bytes: rows that are sent ahead must not wait until the server reads them
 # A server that has vanished without a word is given up after about ten seconds, not after TCP's quarter of an hour.
 KEEPALIVE: Final[dict[str, Any]] = {
     "keepalives_idle": 5,
@@ -45,7 +47,6 @@ KEEPALIVE: Final[dict[str, Any]] = {
 }
 
 _NAMED = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
-
 
 _SEEDS: Final = {CHANNEL_LOCK: 0, CALLER_LOCK: 1}
 
@@ -58,6 +59,8 @@ def _element(value: str) -> str:
 def array_text(values: Sequence[Any], kind: str) -> str:
     """A column of values as PostgreSQL reads an array ("Array Input and Output Syntax"); quicker to make here in one go
     than element by element in the driver."""
+    if not values:
+        return "{}"
     if kind != "text":
         return "{" + ",".join(["NULL" if v is None else str(v) for v in values]) + "}"
     try:
@@ -71,7 +74,7 @@ def array_text(values: Sequence[Any], kind: str) -> str:
 
 def _given(columns: Sequence[Column]) -> str:
     """Rows that come as one array for each column, as a table `given`."""
-    arrays = ", ".join(f"%s::{kind}[]" for _, kind in columns)
+    arrays = ", ".join(f"?::{kind}[]" for _, kind in columns)
     return f"unnest({arrays}) AS given({', '.join(name for name, _ in columns)})"
 
 
@@ -95,11 +98,11 @@ def _upsert_sql(table: str, columns: tuple[Column, ...], keys: tuple[str, ...]) 
 
 
 @lru_cache(maxsize=256)
-def _together_sql(writes: tuple[LiteralString, ...]) -> LiteralString:
+def _together_sql(writes: tuple[LiteralString, ...]) -> str:
     """Several writes as one statement."""
     if len(writes) == 1:
-        return writes[0]
-    return f"WITH {', '.join(f'w{i} AS ({sql})' for i, sql in enumerate(writes))} SELECT 1"
+        return _positional(writes[0])
+    return _positional(f"WITH {', '.join(f'w{i} AS ({sql})' for i, sql in enumerate(writes))} SELECT 1")
 
 
 @lru_cache(maxsize=64)
@@ -114,15 +117,17 @@ def _delete_sql(table: str, keys: tuple[Column, ...]) -> LiteralString:
 
 
 @lru_cache(maxsize=1024)
-def _named(sql: str) -> str:
-    """`:name` parameters as psycopg writes them."""
-    return _NAMED.sub(r"%(\1)s", sql.replace("%", "%%"))
+def _named(sql: str) -> tuple[str, tuple[str, ...]]:
+    """`:name` parameters as PostgreSQL writes them, `$1`; and the names in that order."""
+    names = tuple(dict.fromkeys(_NAMED.findall(sql)))
+    return _NAMED.sub(lambda found: f"${names.index(found[1]) + 1}", sql), names
 
 
 @lru_cache(maxsize=1024)
 def _positional(sql: str) -> str:
-    """`?` parameters as psycopg writes them."""
-    return sql.replace("%", "%%").replace("?", "%s")
+    """`?` parameters as PostgreSQL writes them."""
+    parts = sql.split("?")
+    return parts[0] + "".join([f"${place}{part}" for place, part in enumerate(parts[1:], 1)])
 
 
 class PostgresDialect(Dialect):
@@ -137,27 +142,31 @@ class PostgresDialect(Dialect):
 
     def __init__(self, connection: psycopg.Connection[Any], *, pipelined: bool = False) -> None:
         self._connection = connection
-        self._pipelined = pipelined
+        self._pipelined = self.sends_ahead = pipelined
         self._together: list[tuple[LiteralString, list[str]]] | None = None
 
     def query(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
         with _translated():
-            cursor = self._connection.execute(_named(sql), values)
+            cursor = self._execute(sql, values)
             return cursor.fetchall() if self._pipelined or cursor.description else []
 
     def queries(self, statements: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[Any]]:
         # Within the transaction's own pipeline a second one would wait at its end.
         with _translated(), nullcontext() if self._pipelined else self._connection.pipeline():
-            cursors = [self._connection.execute(_named(sql), values) for sql, values in statements]
+            cursors = [self._execute(sql, values) for sql, values in statements]
             return [cursor.fetchall() for cursor in cursors]
+
+    def _execute(self, sql: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+        numbered, names = _named(sql)
+        return self._connection.execute(numbered.encode(), [values[name] for name in names])
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         with _translated():
             if len(rows) == 1:
-                self._connection.execute(_positional(sql), rows[0])
+                self._connection.execute(_positional(sql).encode(), rows[0])
             else:
                 with self._connection.cursor() as cursor:
-                    cursor.executemany(_positional(sql), rows)
+                    cursor.executemany(_positional(sql).encode(), rows)
 
     def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
         self._write(_insert_sql(table, tuple(columns)), _arrays(columns, rows))
@@ -178,7 +187,7 @@ class PostgresDialect(Dialect):
             self._together.append((sql, values))
             return
         with _translated():
-            self._connection.execute(sql, values)
+            self._connection.execute(_positional(sql).encode(), values)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -190,7 +199,7 @@ class PostgresDialect(Dialect):
         if writes:
             with _translated():
                 sql = _together_sql(tuple(sql for sql, _ in writes))
-                self._connection.execute(sql, list(chain.from_iterable(values for _, values in writes)))
+                self._connection.execute(sql.encode(), list(chain.from_iterable(values for _, values in writes)))
 
     def estate_lock(self, *, alone: bool) -> Sequence[tuple[str, Mapping[str, Any]]]:
         shared = "" if alone else "_shared"
@@ -211,10 +220,12 @@ class PostgresDialect(Dialect):
         return f"({columns[0]}, {columns[1]}) IN (SELECT * FROM {pairs})"
 
     def list_value(self, items: Sequence[Any]) -> Any:
-        return list(items)
+        return array_text(items, "text")
 
     def pair_values(self, name: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        return {f"{name}_1": [pair[0] for pair in pairs], f"{name}_2": [pair[1] for pair in pairs]}
+        kind = "bigint" if pairs and isinstance(pairs[0][1], int) else "text"
+        firsts, seconds = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        return {f"{name}_1": array_text(firsts, "text"), f"{name}_2": array_text(seconds, kind)}
 
 
 @contextmanager
@@ -355,10 +366,10 @@ class PostgresStore(SqlStore):
         """See SqlStore."""
         with self.transaction(write=True) as tx, _translated():
             connection = self._connection()
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock($1)", (MIGRATION_LOCK,))
             if _version(tx) >= version:
                 return False
-            connection.execute(sql.replace("%", "%%").encode())
+            connection.execute(sql.encode())
             for statement, values in after:
                 connection.execute(_positional(statement).encode(), values)
         return True
@@ -394,9 +405,12 @@ class PostgresStore(SqlStore):
                 connect_timeout=CONNECT_TIMEOUT_S,
                 prepare_threshold=PREPARE_AFTER,
                 application_name="capconduit",
+                cursor_factory=psycopg.RawCursor,  # our statements come numbered: nothing is left to parse
                 **KEEPALIVE,
                 options=f"{given.get('options') or ''} {options}".strip(),
             )
+        with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as wire:
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         with self._guard:
             self._all.append(connection)
         return connection

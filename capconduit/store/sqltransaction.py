@@ -354,33 +354,43 @@ class SqlTransaction(Transaction):
         if statement is not None:
             self._keep(Counter, self._db.query(statement[1], statement[2]), books)
 
+    def send(self, books: Books) -> None:
+        if self._db.sends_ahead:
+            with self._db.together():
+                self._add_new(books)
+
     def write(self, books: Books) -> None:
         self._must_write()
-        unused = {key for key in books.dirty_places if _is_unused(books.places[key[0]][key[1:]])}
         # Apart and first: the same caller may be remembered anew below.
         self._remove("recent_caller", ("campaign_id", "caller", "call_id"), sorted(books.forgotten))
         with self._db.together():
-            self._add(Call, [books.calls[i] for i in sorted(books.new_calls)])
-            self._add(Attempt, [books.attempts[c][n] for c, n in sorted(books.new_attempts)])
-            self._add(Place, [books.places[c][(n, cap)] for c, n, cap in sorted(books.new_places - unused)])
-            self._add(Hold, [books.holds[i] for i in sorted(books.new_holds)])
-            self._add(model.LedgerEntry, books.new_ledger)
-            self._add(Cdr, books.new_cdrs)
-            self._add(model.Event, books.new_events)
-            self._change(Call, [books.calls[i] for i in sorted(books.dirty_calls - books.new_calls)])
+            self._add_new(books)
+            self._change(Call, [books.calls[i] for i in sorted(books.dirty_calls)])
             self._remove("call", ("id",), [(i,) for i in sorted(books.ended_calls)])
             self._change(Account, [books.accounts[i] for i in sorted(books.dirty_accounts)])
             self._upsert(TargetState, [books.targets[i] for i in sorted(books.dirty_targets)])
             self._upsert(RuleState, [books.rules[i] for i in sorted(books.dirty_rules)])
             self._change(Counter, [books.counters[k] for k in sorted(books.dirty_counters)])
-            known = sorted(books.dirty_attempts - books.new_attempts)
-            self._change(Attempt, [books.attempts[c][n] for c, n in known])
-            kept = sorted(books.dirty_places - books.new_places - unused)
+            self._change(Attempt, [books.attempts[c][n] for c, n in sorted(books.dirty_attempts)])
+            unused = {key for key in books.dirty_places if _is_unused(books.places[key[0]][key[1:]])}
+            kept = sorted(books.dirty_places - unused)
             self._change(Place, [books.places[c][(n, cap)] for c, n, cap in kept])
-            self._remove("place", _PLACE_KEY, sorted(unused - books.new_places))
-            self._change(Hold, [books.holds[i] for i in sorted(books.dirty_holds - books.new_holds)])
-            self._upsert(Tombstone, books.new_tombstones)
+            self._remove("place", _PLACE_KEY, sorted(unused))
+            self._change(Hold, [books.holds[i] for i in sorted(books.dirty_holds)])
             self._upsert(RecentCaller, [books.callers[k] for k in sorted(books.dirty_callers)])
+
+    def _add_new(self, books: Books) -> None:
+        """Write what is new in `books`; from then on it is known like all the rest."""
+        new = books.take_new()
+        self._add(Call, [books.calls[i] for i in sorted(new.calls)])
+        self._add(Attempt, [books.attempts[c][n] for c, n in sorted(new.attempts)])
+        places = [books.places[c][(n, cap)] for c, n, cap in sorted(new.places)]
+        self._add(Place, [place for place in places if not _is_unused(place)])
+        self._add(Hold, [books.holds[i] for i in sorted(new.holds)])
+        self._add(model.LedgerEntry, new.ledger)
+        self._add(Cdr, new.cdrs)
+        self._add(model.Event, new.events)
+        self._upsert(Tombstone, new.tombstones)
 
     def _change(self, kind: type, rows: Sequence[Any]) -> None:
         """Write what may change of rows that are there."""

@@ -139,6 +139,11 @@ class Transaction(Protocol):
         """Lock and load counters (key → tenant id); those of windows that nobody used yet are made where needed."""
         ...
 
+    def send(self, books: Books) -> None:
+        """Write what is new in `books` already, where the database works on it while the next are decided; an engine
+        that gains nothing by it leaves all to `write`."""
+        ...
+
     def write(self, books: Books) -> None:
         """Write what is dirty in `books`."""
         ...
