@@ -335,8 +335,10 @@ class _Connection(asyncio.Protocol):
     def _decided(self, task: asyncio.Task[AgiReply]) -> None:
         server = self._server
         server.handlers.discard(task)
-        error = asyncio.CancelledError("the handler was cancelled") if task.cancelled() else task.exception()
-        if error is not None:
+        if task.cancelled():  # by `close`: the daemon stops and has waited long enough
+            server.complain(logging.WARNING, "AGI %s was given up for channel %s", *self._name())
+            self._not_decided()
+        elif (error := task.exception()) is not None:
             self._handler_failed(error)
         elif self._is_waiting():
             self._timer.cancel()
@@ -346,8 +348,11 @@ class _Connection(asyncio.Protocol):
         server.ended()
 
     def _handler_failed(self, error: BaseException) -> None:
-        self._server.counters.failures += 1
         self._server.complain(logging.ERROR, "AGI %s failed for channel %s", *self._name(), error=error)
+        self._not_decided()
+
+    def _not_decided(self) -> None:
+        self._server.counters.failures += 1
         if self._is_waiting():
             self._timer.cancel()
             self._answer_in_its_place(failed=True)

@@ -283,7 +283,7 @@ def verify_caps(office: Office, *, fix: bool = False) -> Sequence[CapDrift]:
 def _verify_targets(desk: Desk, *, fix: bool) -> list[CapDrift]:
     """Targets whose `active` is not the number of the attempts under way there. (Only live calls have any.)"""
     live = Books()
-    desk.tx.lock_calls(desk.tx.live_call_keys(desk.tenant_id), live)
+    desk.tx.lock_calls(desk.tx.live_call_keys(desk.tenant_id), live, desk.now_ms)
     under_way = Tally(a.target_id for own in live.attempts.values() for a in own.values() if a.ended_ms is None)
     books = Books()
     known = {s.target_id for s in desk.tx.rows(TargetState, desk.tenant_id)}
@@ -402,7 +402,7 @@ def _count_what_was(desk: Desk, cap: Cap, begun_ms: int | None = None) -> None:
         return  # the last second is over before anybody looks
     zoned = desk.tx.load_estate().caps[cap.id]
     books = Books()
-    desk.tx.lock_calls(desk.tx.live_call_keys(desk.tenant_id), books)
+    desk.tx.lock_calls(desk.tx.live_call_keys(desk.tenant_id), books, desk.now_ms)
     spans = _spans(zoned, desk.now_ms, begun_ms)
     places = [
         replace(place, window_start_ms=_window_of(spans, since_ms, place.window_start_ms))
