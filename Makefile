@@ -15,6 +15,8 @@ help:
 	@echo "make lab       set up a real Asterisk and SIPp for the tests"
 	@echo "make lab-demo  the demo on the lab's real Asterisk"
 	@echo "make bench     how fast decisions are on this machine, half an hour; see docs/bench.md for more"
+	@echo "make lab-load  calls a second through a real Asterisk, with our decisions and with constant ones"
+	@echo "make lab-soak  a thousand calls with every kind of end and random faults through a real Asterisk"
 	@echo "make soak      an hour of calls and changes: nothing may leak; BENCH_ARGS='--minutes 5'"
 	@echo "make sim       the simulation for SECONDS=600"
 	@echo "make races     bursts of 10,000 calls from four processes, twenty times, exact every time"
@@ -62,6 +64,14 @@ bench: $(BENCHED)
 
 soak: $(READY)
 	$(PYTHON) -m bench soak $(BENCH_ARGS)
+
+lab-load: $(READY)
+	$(PYTHON) -m lab root
+	$(PYTHON) -m bench asterisk $(BENCH_ARGS)
+
+lab-soak: $(READY)
+	$(PYTHON) -m lab root
+	$(PYTHON) -m lab.soak $(BENCH_ARGS)
 
 sim: $(READY)
 	$(PYTHON) -m tests.simulation --seconds $(or $(SECONDS),600)

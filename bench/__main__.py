@@ -1,4 +1,4 @@
-"""`python -m bench [NAME] [OPTIONS]`: decisions (the default), estate, growth, cli or soak; see docs/bench.md."""
+"""`python -m bench [NAME] [OPTIONS]`: decisions (the default), asterisk, estate, growth, cli, soak (docs/bench.md)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Final
 
-NAMES: Final = ("decisions", "estate", "growth", "cli", "soak")
+NAMES: Final = ("decisions", "asterisk", "estate", "growth", "cli", "soak")
 
 
 def main(argv: list[str]) -> int:

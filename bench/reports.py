@@ -21,6 +21,7 @@ NOTABLE: Final = 0.15  # a change of a ratio by less is noise
 
 TABLES: Final[dict[str, Callable[[dict[str, Any]], list[str]]]] = {
     "decisions": tables.decisions,
+    "asterisk": tables.asterisk,
     "estate": tables.estate,
     "growth": tables.growth,
     "cli": tables.cli,

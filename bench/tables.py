@@ -216,6 +216,51 @@ def cli(report: dict[str, Any]) -> list[str]:
     return [*_about(report), "", *table(["Command", "ms", f"of `{report['commands'][0]['command']}`"], rows)]
 
 
+def asterisk(report: dict[str, Any]) -> list[str]:
+    """Calls through a real Asterisk."""
+    ours, constant = report["maximum"]["capconduit"], report["maximum"]["constant"]
+    lines = [*_about(report), ""]
+    lines += table(
+        [
+            "Calls a second",
+            "Decider",
+            "answered/s",
+            "failed",
+            "p50 ms",
+            "p95 ms",
+            "p99 ms",
+            "decider's CPU ms",
+            "Asterisk's",
+        ],
+        [
+            [load, name, f"{found['per_s']:.0f}", _plain(found["failed"])]
+            + [f"{found[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")]
+            + [f"{found[key]:.2f}" for key in ("cpu_ms", "asterisk_ms")]
+            for load, by_name in _loads(report)
+            for name, found in by_name.items()
+        ],
+    )
+    half = {name: report["steps"][name]["0.5"] for name in ("capconduit", "constant")}
+    lines += [
+        "",
+        f"With our decisions {ours['per_s'] / constant['per_s']:.0%} of the calls a second of constant ones. At half"
+        f" of the maximum a caller hears ringing {half['capconduit']['p50_ms'] - half['constant']['p50_ms']:.1f} ms"
+        f" later (p50), p95 {half['capconduit']['p95_ms'] - half['constant']['p95_ms']:.1f} ms.",
+    ]
+    return lines
+
+
+def _loads(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The loads of `asterisk`, each with what both deciders did under it."""
+    maximum = {name: report["maximum"][name] for name in ("constant", "capconduit")}
+    steps = report["steps"]
+    open_loops = [
+        (f"{steps['constant'][share]['rate']:.0f}", {name: steps[name][share] for name in maximum})
+        for share in steps["constant"]
+    ]
+    return [*open_loops, ("as many as go", maximum)]
+
+
 def soak(report: dict[str, Any]) -> list[str]:
     """An hour of calls."""
     series = report["series"]
