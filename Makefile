@@ -6,7 +6,7 @@ RUNS   := $(VENV)/.runs
 READY  := $(VENV)/.ready
 BENCHED := $(VENV)/.benched
 
-.PHONY: help demo test check lab lab-down lab-demo bench soak races man sim clean
+.PHONY: help demo test check lab lab-down lab-demo lab-load lab-soak bench soak races man sim clean
 
 help:
 	@echo "make demo      an embedded database, a simulated Asterisk, the daemon and some hundred calls"
