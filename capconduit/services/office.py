@@ -183,9 +183,28 @@ class Office:
         with self.store.transaction(write=False) as tx:
             return work(self._desk(tx))
 
+    @staticmethod
+    def within(desk: Desk) -> Office:
+        """An office whose commands are all carried out in the transaction of `desk`: together, or not at all."""
+        return _Within(desk)
+
     def _desk(self, tx: Transaction) -> Desk:
         tenants = {t.name: t for t in tx.tenants()}
         if self.tenant not in tenants:
             near = get_close_matches(self.tenant, tenants, n=NEAR_NAMES) or list(tenants)[:NEAR_NAMES]
             raise NotFound("tenant", self.tenant, tuple(near))
         return Desk(tx, tenants[self.tenant], self.actor, self.clock.now_ms(), self.clock.new_id)
+
+
+class _Within(Office):
+    """See Office.within."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._at = desk
+        self.tenant, self.actor, self.dry_run = desk.tenant.name, desk.actor, False
+
+    def change(self, work: Callable[[Desk], Answer], *, estate: bool = True) -> Answer:  # noqa: ARG002  # it has its turn
+        return work(self._at)
+
+    def read(self, work: Callable[[Desk], Answer]) -> Answer:
+        return work(self._at)

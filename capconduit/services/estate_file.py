@@ -1,0 +1,498 @@
+"""The estate as a document, and documents carried out: read, plan, apply; every change by the service of its noun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from capconduit.domain.model import (
+    Account,
+    Audit,
+    Block,
+    Campaign,
+    Cap,
+    Did,
+    Entity,
+    Rate,
+    Rule,
+    Schedule,
+    Seller,
+    Setting,
+    Target,
+    Trunk,
+)
+from capconduit.errors import CapConduitError, Refused
+from capconduit.estate_file.document import EVERYBODY
+from capconduit.estate_file.plan import Action, Change, Plan, plan
+from capconduit.estate_file.schema import CapLimit, Document, Key, Values, seconds_of
+from capconduit.services import blocks, campaigns, caps, dids, rates, schedules, sellers, settings, targets, trunks
+from capconduit.services.office import Desk, Office, check_name
+from capconduit.units import MS_PER_SECOND
+from capconduit.vocab import (
+    CampaignStatus,
+    CapMetric,
+    CapScope,
+    DidStatus,
+    SipTransport,
+    Status,
+    Strategy,
+    TargetKind,
+    TrunkAuth,
+    TrunkKind,
+    WindowKind,
+)
+
+APPLIED: Final = "estate.apply"  # of the audit entry that tells of an apply as a whole
+_KINDS: Final[dict[str, type[Entity]]] = {
+    "rate": Rate, "schedule": Schedule, "trunk": Trunk, "seller": Seller, "target": Target, "campaign": Campaign,
+}  # fmt: skip
+
+
+def export(office: Office) -> Document:
+    """The whole estate of the tenant. Balances, calls and secrets are not part of it."""
+    return office.read(_document)
+
+
+def plan_estate(office: Office, wanted: Document, *, prune: bool = False) -> tuple[Plan, int]:
+    """What `apply` would do now, and the version of the estate that it was seen at. Raises UsageError."""
+
+    def work(desk: Desk) -> tuple[Plan, int]:
+        found = plan(_document(desk), _normal(wanted), prune=prune)
+        return found, desk.tx.estate_version()
+
+    return office.read(work)
+
+
+def apply_estate(
+    office: Office, wanted: Document, *, prune: bool = False, version: int | None = None, force: bool = False
+) -> Plan:
+    """Carry out a document, all or nothing, in one transaction.
+
+    version: that of the estate when the plan was shown; another one now is refused, because something else would happen
+    than what was agreed to. A thing that somebody else changed after the file was exported is refused as well, unless
+    `force`. Raises what the services raise, with the thing it was about.
+    """
+
+    def work(desk: Desk) -> Plan:
+        if version is not None and desk.tx.estate_version() != version:
+            raise Refused(
+                "estate-changed",
+                "the estate has changed since the plan was made",
+                "look at it again: `capconduit plan`",
+            )
+        found = plan(_document(desk), _normal(wanted), prune=prune)
+        if not force:
+            _check_conflicts(desk, found, wanted)
+        inner = Office.within(desk)
+        for change in found.changes:
+            try:
+                _carry_out(inner, desk, change)
+            except CapConduitError as error:
+                raise _about(change, error) from None
+        if found.changes:
+            summary = {"exported_ms": wanted.exported_ms, "changes": len(found.changes)}
+            desk.changed(APPLIED, f"{len(found.changes)} changes", None, summary)
+        return found
+
+    return office.change(work)
+
+
+def _about(change: Change, error: CapConduitError) -> CapConduitError:
+    """The same error, told of the thing in the file."""
+    error.message = f"{change.action} {change.path}: {error.message}"
+    error.args = (error.message,)
+    return error
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _document(desk: Desk) -> Document:
+    names = _Names(desk)
+    document = Document(exported_ms=desk.now_ms)
+    document.settings = {row.name: row.value for row in desk.tx.rows(Setting, desk.tenant_id)}
+    document.system_caps = names.caps(CapScope.SYSTEM, desk.tenant_id)
+    rows = document.nouns
+    for rate in names.of(Rate):
+        rows["rate"][(rate.name,)] = _rate(rate)
+    for schedule in names.of(Schedule):
+        rows["schedule"][(schedule.name,)] = {
+            "hours": schedule.hours, "timezone": schedule.timezone, "holidays": schedule.holidays,
+        }  # fmt: skip
+    for trunk in names.of(Trunk):
+        rows["trunk"][(trunk.name,)] = _trunk(trunk) | {"caps": names.caps(CapScope.TRUNK, trunk.id)}
+    accounts = {account.seller_id: account for account in desk.tx.rows(Account, desk.tenant_id)}
+    for seller in names.of(Seller):
+        rows["seller"][(seller.name,)] = {
+            "currency": seller.currency, "timezone": seller.timezone, "status": seller.status.value,
+            "credit_limit": accounts[seller.id].credit_limit_micros, "low_balance": seller.low_balance_micros,
+            "caps": names.caps(CapScope.SELLER, seller.id),
+        }  # fmt: skip
+    for target in names.of(Target):
+        rows["target"][(target.name,)] = {
+            "kind": target.kind.value, "address": target.address, "ring": target.ring_ms, "enabled": target.enabled,
+            "schedule": names.name(target.schedule_id), "rate": names.name(target.rate_id),
+            "payout": names.name(target.payout_rate_id), "caps": names.caps(CapScope.TARGET, target.id),
+        }  # fmt: skip
+    for campaign in names.of(Campaign):
+        rows["campaign"][(campaign.name,)] = _campaign(campaign, names)
+    for rule in desk.tx.rows(Rule, desk.tenant_id):
+        rows["rule"][(names.name(rule.campaign_id), names.name(rule.target_id))] = {
+            "priority": rule.priority, "weight": rule.weight, "enabled": rule.enabled,
+            "rate": names.name(rule.rate_id), "payout": names.name(rule.payout_rate_id),
+            "caps": names.caps(CapScope.RULE, rule.id),
+        }  # fmt: skip
+    for did in names.of(Did):
+        rows["did"][(did.number,)] = {
+            "trunk": names.name(did.trunk_id), "campaign": names.name(did.campaign_id),
+            "suspended": did.status is DidStatus.SUSPENDED, "caps": names.caps(CapScope.DID, did.id),
+        }  # fmt: skip
+    for block in desk.tx.rows(Block, desk.tenant_id):
+        if block.expires_ms is None or block.expires_ms > desk.now_ms:
+            rows["block"][(names.whose(block), block.pattern)] = {"reason": block.reason, "expires": block.expires_ms}
+    return document
+
+
+def _rate(rate: Rate) -> Values:
+    return {
+        "currency": rate.currency,
+        "per_minute": rate.per_minute_micros,
+        "connect_fee": rate.connect_fee_micros,
+        "increment": f"{rate.first_s}/{rate.step_s}",
+        "then_per_minute": rate.then_per_minute_micros,
+        "then_after": rate.then_after_s * MS_PER_SECOND,
+    }
+
+
+def _trunk(trunk: Trunk) -> Values:
+    return {
+        "kind": trunk.kind.value, "hosts": _split(trunk.hosts), "port": trunk.port, "codecs": _split(trunk.codecs),
+        "region": trunk.region, "auth": trunk.auth.value, "username": trunk.auth_username,
+        "secret": trunk.auth_secret_ref, "transport": trunk.transport.value, "srtp": trunk.srtp, "nat": trunk.nat,
+        "qualify": trunk.qualify_ms, "permit": _split(trunk.permit),
+    }  # fmt: skip
+
+
+def _campaign(campaign: Campaign, names: _Names) -> Values:
+    return {
+        "seller": names.name(campaign.seller_id), "rate": names.name(campaign.rate_id),
+        "status": campaign.status.value, "strategy": campaign.strategy.value,
+        "billable_threshold": campaign.billable_threshold_ms, "max_attempts": campaign.max_attempts,
+        "ring_budget": campaign.ring_budget_ms, "max_duration": campaign.max_duration_ms,
+        "schedule": names.name(campaign.schedule_id), "duplicate_window": campaign.duplicate_window_ms,
+        "anonymous_callers": campaign.anonymous_callers, "min_attestation": campaign.min_attestation,
+        "caps": names.caps(CapScope.CAMPAIGN, campaign.id),
+    }  # fmt: skip
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
+
+
+class _Names:
+    """Everything of a tenant by its id, and its caps by what they limit; read once."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._rows: dict[type, Sequence[Any]] = {
+            kind: desk.tx.rows(kind, desk.tenant_id) for kind in (*_KINDS.values(), Did)
+        }
+        self._names = {row.id: row.name for kind in _KINDS.values() for row in self._rows[kind]}
+        self._caps: dict[tuple[CapScope, str], list[CapLimit]] = {}
+        for cap in desk.tx.rows(Cap, desk.tenant_id):
+            limit = CapLimit(cap.metric.value, cap.window_kind.value, cap.window_ms, cap.limit_value)
+            self._caps.setdefault((cap.scope, cap.scope_id), []).append(limit)
+
+    def of(self, kind: type[Any]) -> Sequence[Any]:
+        """All of a kind."""
+        return self._rows[kind]
+
+    def name(self, row_id: str | None) -> str:
+        """The name behind an id; empty for none."""
+        return self._names[row_id] if row_id else ""
+
+    def caps(self, scope: CapScope, scope_id: str) -> tuple[CapLimit, ...]:
+        """The caps of one thing, in their order."""
+        return tuple(sorted(self._caps.get((scope, scope_id), ())))
+
+    def whose(self, block: Block) -> str:
+        """For whose calls a block holds, as a file says it."""
+        return EVERYBODY if block.scope is CapScope.SYSTEM else f"{block.scope} {self._names[block.scope_id]}"
+
+
+def _normal(wanted: Document) -> Document:
+    """Texts that have several forms in the one that is kept, so that they compare equal. Raises UsageError."""
+    from capconduit.domain.blocklist import parse_pattern
+    from capconduit.domain.schedules import format_holidays, format_hours, parse_holidays, parse_hours
+
+    normal = replace(wanted, nouns={noun: {k: dict(v) for k, v in rows.items()} for noun, rows in wanted.nouns.items()})
+    for values in normal.nouns["schedule"].values():
+        if "hours" in values:
+            values["hours"] = format_hours(parse_hours(values["hours"]))
+        if "holidays" in values:
+            values["holidays"] = format_holidays(parse_holidays(values["holidays"]))
+    for values in normal.nouns["rate"].values():
+        if "increment" in values:
+            first_s, step_s = rates.parse_increment(values["increment"])
+            values["increment"] = f"{first_s}/{step_s}"
+        if "currency" in values:
+            values["currency"] = sellers.check_currency(values["currency"])
+    region = wanted.settings.get("default_region", "US")
+    normal.nouns["block"] = {(whose, parse_pattern(p, region)): v for (whose, p), v in normal.nouns["block"].items()}
+    return normal
+
+
+def _check_conflicts(desk: Desk, found: Plan, wanted: Document) -> None:
+    """Nothing that is to change was changed by others after the file was written. What an apply of this same file
+    changed is no conflict. Raises Refused."""
+    exported_ms = wanted.exported_ms
+    if exported_ms is None:
+        return
+    own = {
+        row.at_ms
+        for row in desk.tx.rows(Audit, desk.tenant_id, action=APPLIED)
+        if f'"exported_ms": {exported_ms},' in row.after
+    }
+    touched = [
+        change.path
+        for change in found.changes
+        if change.action is not Action.ADD
+        and (row := _row(desk, change)) is not None
+        and row.updated_ms > exported_ms
+        and row.updated_ms not in own
+    ]
+    if touched:
+        some = ", ".join(touched[:5]) + (f" and {len(touched) - 5} more" if len(touched) > 5 else "")
+        raise Refused(
+            "estate-conflict",
+            f"changed by others since the file was exported: {some}",
+            "export again and carry your changes over, or --force to overwrite theirs",
+        )
+
+
+def _row(desk: Desk, change: Change) -> Entity | None:
+    kind = _KINDS.get(change.noun)
+    if kind is not None:
+        name = change.before["name"] if change.action is Action.RENAME else change.key[0]
+        return desk.tx.find(kind, desk.tenant_id, name=name)
+    if change.noun == "did":
+        return desk.tx.find(Did, desk.tenant_id, number=change.key[0])
+    return None
+
+
+# --- carrying out -----------------------------------------------------------------------------------------------------
+
+
+def _carry_out(office: Office, desk: Desk, change: Change) -> None:
+    if change.noun == "settings":
+        for name, value in change.after.items():
+            settings.set_setting(office, name, value)
+        return
+    if change.noun == "system":
+        _set_caps(office, CapScope.SYSTEM, "", change)
+        return
+    if change.action is Action.RENAME:
+        _rename(desk, change)
+        return
+    if change.action is Action.REMOVE:
+        _REMOVE[change.noun](office, change)
+        return
+    values = dict(change.after)
+    has_caps = "caps" in values
+    values.pop("caps", None)
+    if change.action is Action.ADD:
+        _ADD[change.noun](office, change.key, values)
+    elif values:
+        _SET[change.noun](office, change.key, values)
+    if has_caps:
+        _set_caps(office, CapScope(change.noun), "/".join(change.key), change)
+
+
+def _rename(desk: Desk, change: Change) -> None:
+    kind, (name,) = _KINDS[change.noun], change.key
+    check_name(change.noun, name)
+    if kind is Trunk:
+        trunks.check_free_name(name)
+    before: Any = desk.named(kind, change.before["name"])
+    desk.change(change.noun, before, replace(before, name=name, updated_ms=desk.now_ms))
+
+
+def _set_caps(office: Office, scope: CapScope, name: str, change: Change) -> None:
+    before = {(c.metric, c.window, c.window_ms): c for c in change.before.get("caps") or ()}
+    after = {(c.metric, c.window, c.window_ms): c for c in change.after["caps"]}
+    limits = [_limit(cap, cap.value) for kind, cap in after.items() if before.get(kind) != cap]
+    limits += [_limit(cap, None) for kind, cap in before.items() if kind not in after]
+    if limits:
+        caps.set_caps(office, scope, name, limits)
+
+
+def _limit(cap: CapLimit, value: int | None) -> caps.Limit:
+    return caps.Limit(CapMetric(cap.metric), WindowKind(cap.window), value, cap.window_ms)
+
+
+def _named(values: Values, **names: str) -> dict[str, Any]:
+    """`values` under the names that a service has for them; those that are not mentioned keep theirs."""
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+def _rate_values(values: Values) -> dict[str, Any]:
+    named = _named(
+        values, per_minute="per_minute_micros", connect_fee="connect_fee_micros",
+        then_per_minute="then_per_minute_micros", then_after="then_after_ms",
+    )  # fmt: skip
+    if "then_after_ms" in named and seconds_of(named["then_after_ms"]) == 0:  # one price
+        del named["then_after_ms"]
+        named.pop("then_per_minute_micros", None)
+    return named
+
+
+def _set_rate(office: Office, key: Key, values: Values) -> None:
+    named = _rate_values(values)
+    rates.set_rate(office, key[0], one_price=values.get("then_after") == 0, **named)
+
+
+def _trunk_values(values: Values) -> dict[str, Any]:
+    named = _named(values, username="auth_username", secret="auth_secret_ref", qualify="qualify_ms")
+    if "codecs" in named:
+        named["codecs"] = ",".join(named["codecs"])
+    for name, kind in (("kind", TrunkKind), ("auth", TrunkAuth), ("transport", SipTransport)):
+        if name in named:
+            named[name] = kind(named[name])
+    return named
+
+
+def _add_seller(office: Office, key: Key, values: Values) -> None:
+    status = values.pop("status", Status.ACTIVE)
+    sellers.add_seller(
+        office, key[0], **_named(values, credit_limit="credit_limit_micros", low_balance="low_balance_micros")
+    )
+    if status != Status.ACTIVE:
+        sellers.set_seller(office, key[0], status=Status(status))
+
+
+def _set_seller(office: Office, key: Key, values: Values) -> None:
+    named = _named(values, credit_limit="credit_limit_micros", low_balance="low_balance_micros")
+    if "status" in named:
+        named["status"] = Status(named["status"])
+    sellers.set_seller(office, key[0], **named)
+
+
+def _target_values(values: Values) -> dict[str, Any]:
+    named = _named(values, ring="ring_ms")
+    if "kind" in named:
+        named["kind"] = TargetKind(named["kind"])
+    return named
+
+
+def _add_target(office: Office, key: Key, values: Values) -> None:
+    enabled = values.pop("enabled", True)
+    targets.add_target(office, key[0], **_target_values(values))
+    if not enabled:
+        targets.set_target(office, key[0], enabled=False)
+
+
+_CAMPAIGN: Final = {
+    "billable_threshold": "billable_threshold_ms", "ring_budget": "ring_budget_ms", "max_duration": "max_duration_ms",
+    "duplicate_window": "duplicate_window_ms",
+}  # fmt: skip
+
+
+def _campaign_values(values: Values) -> dict[str, Any]:
+    named = _named(values, **_CAMPAIGN)
+    if "strategy" in named:
+        named["strategy"] = Strategy(named["strategy"])
+    if "status" in named:
+        named["status"] = CampaignStatus(named["status"])
+    return named
+
+
+def _add_campaign(office: Office, key: Key, values: Values) -> None:
+    named = _campaign_values(values)
+    status = named.pop("status", CampaignStatus.ACTIVE)
+    campaigns.add_campaign(office, key[0], **named)
+    if status is not CampaignStatus.ACTIVE:
+        campaigns.set_campaign(office, key[0], status=status)
+
+
+def _add_rule(office: Office, key: Key, values: Values) -> None:
+    enabled = values.pop("enabled", True)
+    targets.add_rule(office, *key, **values)
+    if not enabled:
+        targets.set_rule(office, *key, enabled=False)
+
+
+def _add_did(office: Office, key: Key, values: Values) -> None:
+    suspended = values.pop("suspended", False)
+    dids.add_did(office, key[0], **values)
+    if suspended:
+        dids.suspend_did(office, key[0], suspended=True)
+
+
+def _set_did(office: Office, key: Key, values: Values) -> None:
+    if "trunk" in values:
+        dids.set_did_trunk(office, key[0], values["trunk"])
+    if "campaign" in values:
+        if values["campaign"]:
+            dids.assign_did(office, key[0], values["campaign"])
+        else:
+            dids.release_did(office, key[0])
+    if "suspended" in values:
+        dids.suspend_did(office, key[0], suspended=values["suspended"])
+
+
+def _remove_did(office: Office, change: Change) -> None:
+    if change.before["campaign"]:
+        dids.release_did(office, change.key[0])
+    dids.remove_did(office, change.key[0])
+
+
+def _where(whose: str) -> blocks.Where:
+    scope, _, name = whose.partition(" ")
+    return blocks.Where(**{scope: name}) if name else blocks.Where()
+
+
+def _add_block(office: Office, key: Key, values: Values) -> None:
+    blocks.add_block(office, key[1], _where(key[0]), **_named(values, expires="expires_ms"))
+
+
+def _set_block(office: Office, key: Key, values: Values) -> None:
+    blocks.set_block(office, key[1], _where(key[0]), **_named(values, expires="expires_ms"))
+
+
+def _by_name(remove: Callable[..., None]) -> Callable[[Office, Change], None]:
+    return lambda office, change: remove(office, *change.key)
+
+
+_ADD: Final[Mapping[str, Callable[[Office, Key, Values], Any]]] = {
+    "rate": lambda office, key, values: rates.add_rate(office, key[0], **_rate_values(values)),
+    "schedule": lambda office, key, values: schedules.add_schedule(office, key[0], **values),
+    "trunk": lambda office, key, values: trunks.add_trunk(office, key[0], **_trunk_values(values)),
+    "seller": _add_seller,
+    "target": _add_target,
+    "campaign": _add_campaign,
+    "rule": _add_rule,
+    "did": _add_did,
+    "block": _add_block,
+}
+_SET: Final[Mapping[str, Callable[[Office, Key, Values], Any]]] = {
+    "rate": _set_rate,
+    "schedule": lambda office, key, values: schedules.set_schedule(office, key[0], **values),
+    "trunk": lambda office, key, values: trunks.set_trunk(office, key[0], **_trunk_values(values)),
+    "seller": _set_seller,
+    "target": lambda office, key, values: targets.set_target(office, key[0], **_target_values(values)),
+    "campaign": lambda office, key, values: campaigns.set_campaign(office, key[0], **_campaign_values(values)),
+    "rule": lambda office, key, values: targets.set_rule(office, *key, **values),
+    "did": _set_did,
+    "block": _set_block,
+}
+_REMOVE: Final[Mapping[str, Callable[[Office, Change], None]]] = {
+    "rate": _by_name(rates.remove_rate),
+    "schedule": _by_name(schedules.remove_schedule),
+    "trunk": _by_name(trunks.remove_trunk),
+    "seller": _by_name(sellers.remove_seller),
+    "target": _by_name(targets.remove_target),
+    "campaign": _by_name(campaigns.remove_campaign),
+    "rule": _by_name(targets.remove_rule),
+    "did": _remove_did,
+    "block": lambda office, change: blocks.remove_block(office, change.key[1], _where(change.key[0])),
+}
