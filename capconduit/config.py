@@ -1,8 +1,8 @@
 """The configuration: every key declared once, found, read, overridden by the environment, and checked.
 
 Order: built-in default, then the file, then `CAPCONDUIT_SECTION__KEY`. A wrong or unknown key stops the program (fail
-closed): money must not run on a misspelt setting. The declarations below are the only source of config.example.toml
-and of capconduit.toml(5).
+closed): money must not run on a misspelt setting. The declarations below, with those of config_asterisk.py, are the
+only source of config.example.toml and of capconduit.toml(5).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from capconduit import config_rules as rules
+from capconduit.config_asterisk import AsteriskConfig
+from capconduit.config_keys import key as _key
 from capconduit.config_rules import MAX_PORT, Invalid, Value, did_you_mean, parse_listen
 from capconduit.errors import ConfigError
 
@@ -39,11 +41,6 @@ _QUERY_PASSWORD = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 
 
 # Declarations ------------------------------------------------------------------------------------------------------
-
-
-def _key(default: Value, help: str, check: Callable[[Value], None] | None = None, *, empty: str = "") -> Any:
-    """A declared key: its default, its description, its rule, and what an empty value stands for."""
-    return field(default=default, metadata={"help": help, "check": check, "empty": empty})
 
 
 def _file_path(value: Value) -> None:
@@ -109,11 +106,27 @@ class AmiConfig:
         rules.secret_reference,
         empty="AMI is off",
     )
+    control_username: str = _key(
+        "",
+        "Second user in manager.conf, which alone may hang up and set limits; the first one then only reads.",
+        empty="the first user does both",
+    )
+    control_secret: str = _key(
+        "",
+        "Where the second user's secret is, never the secret itself: env:NAME or file:/absolute/path.",
+        rules.secret_reference,
+        empty="the first user does both",
+    )
 
     @property
     def enabled(self) -> bool:
         """Whether the daemon connects to AMI: a host and a reference to the secret are both given."""
         return bool(self.host and self.secret)
+
+    @property
+    def has_control(self) -> bool:
+        """Whether a second user does what changes calls: its name and a reference to its secret are both given."""
+        return bool(self.enabled and self.control_username and self.control_secret)
 
 
 @dataclass(frozen=True)
@@ -145,42 +158,6 @@ class ControlConfig:
         rules.socket_path,
         empty="control.sock in /run/capconduit for root, in $XDG_RUNTIME_DIR/capconduit, or in the state directory",
     )
-
-
-@dataclass(frozen=True)
-class AsteriskConfig:
-    """What `capconduit render` writes for Asterisk."""
-
-    config_dir: str = _key("/etc/asterisk", "Directory of Asterisk's configuration.", rules.directory)
-    version: int = _key(
-        22,
-        "Major version of Asterisk. Before 22 the files do without what only newer ones have: exact SIP codes of"
-        " rejects, event filters by name.",
-        rules.between(16, 30),
-    )
-    sip_listen: str = _key("0.0.0.0:5060", "Address and port of the PJSIP transport.", rules.listen)
-    iax_listen: str = _key("0.0.0.0:4569", "Address and port of IAX2.", rules.listen)
-    fallback_cause: int = _key(
-        38,
-        "Hangup cause (Q.850) of calls that the daemon did not answer; 38, network out of order, becomes SIP 500.",
-        rules.between(1, 127),
-    )
-    fallback_context: str = _key(
-        "",
-        "Your own dialplan context for calls that the daemon did not answer.",
-        rules.dialplan_context,
-        empty="such calls are hung up with fallback_cause",
-    )
-    stir: str = _key(
-        "none",
-        "Where STIR attestation and verdict are read: none; headers (the carrier verified the call and tells it in the "
-        "two headers below); asterisk (res_stir_shaken verified it, by your profile `capconduit` in stir_shaken.conf).",
-        rules.one_of("none", "headers", "asterisk"),
-    )
-    stir_attestation_header: str = _key(
-        "P-Attestation-Indicator", "SIP header with the attestation level (A, B or C).", rules.header_name
-    )
-    stir_verdict_header: str = _key("X-Verstat", "SIP header with the verification result.", rules.header_name)
 
 
 @dataclass(frozen=True)

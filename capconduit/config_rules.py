@@ -9,16 +9,20 @@ from collections.abc import Callable
 from typing import Final
 
 from capconduit.errors import ConfigError
+from capconduit.vocab import CODECS
 
 Value = str | int
 
 MAX_PORT: Final = 65_535
+MIN_RTP_PORT: Final = 1_024
 MAX_SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7) is 108 bytes with the final zero
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 _CONTEXT = re.compile(r"[A-Za-z0-9_-]{1,79}")  # AST_MAX_CONTEXT is 80 with the final zero (asterisk/channel.h)
 _HEADER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+_SECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_PORT_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})", re.ASCII)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -121,6 +125,64 @@ def socket_path(value: Value) -> None:
 def directory(value: Value) -> None:
     if not str(value).startswith("/"):
         raise Invalid("is not an absolute path", "write it like /etc/asterisk")
+
+
+def directory_or_none(value: Value) -> None:
+    if value:
+        directory(value)
+
+
+def absolute_file(value: Value) -> None:
+    path = str(value)
+    if path and (not path.startswith("/") or path.endswith("/")):
+        raise Invalid("does not name an absolute file", "write it like /etc/asterisk/keys/sip.pem")
+
+
+def section_or_none(value: Value) -> None:
+    if value and not _SECTION.fullmatch(str(value)):
+        raise Invalid("is not the name of a section", "use up to 64 letters, digits, '.', - and _, or leave it empty")
+
+
+def networks(value: Value) -> None:
+    import ipaddress  # only needed here, and slow to import
+
+    for network in filter(None, str(value).split(",")):
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError:
+            raise Invalid(f"has {network!r}, which is no network", "write it like 10.0.0.0/8,192.168.0.0/16") from None
+
+
+def parse_port_range(text: str) -> tuple[int, int]:
+    """First and last port of `10000-20000`, both inclusive. Raises Invalid."""
+    match = _PORT_RANGE.fullmatch(text)
+    first, last = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not MIN_RTP_PORT <= first < last <= MAX_PORT:
+        raise Invalid("is no range of ports", f"write it like 10000-20000, within {MIN_RTP_PORT} to {MAX_PORT}")
+    return first, last
+
+
+def port_range_or_none(value: Value) -> None:
+    if value:
+        parse_port_range(str(value))
+
+
+def zero_or_between(lowest: int, highest: int) -> Callable[[Value], None]:
+    def check(value: Value) -> None:
+        if value and not lowest <= int(value) <= highest:
+            raise Invalid(f"is neither 0 nor between {lowest} and {highest}", f"choose 0 or {lowest} to {highest}")
+
+    return check
+
+
+def codecs(value: Value) -> None:
+    names = str(value).split(",")
+    for name in names:
+        if name not in CODECS:
+            near = did_you_mean(name, tuple(sorted(CODECS)))
+            raise Invalid(f"has {name!r}, which is no codec", near or "write it like ulaw,alaw")
+    if len(set(names)) != len(names):
+        raise Invalid("names a codec twice", "name each codec once")
 
 
 def node_name(value: Value) -> None:

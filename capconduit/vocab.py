@@ -146,6 +146,34 @@ class TrunkKind(StrEnum):
     IAX2 = "iax2"
 
 
+class TrunkAuth(StrEnum):
+    """How we know that a call is the carrier's."""
+
+    IP = "ip"  # it comes from one of the carrier's addresses
+    DIGEST = "digest"  # the carrier proves to us that it knows the secret
+    REGISTER = "register"  # we register at the carrier, which then sends calls from its addresses to where we are
+
+
+class SipTransport(StrEnum):
+    """What carries SIP between a trunk and us."""
+
+    UDP = "udp"
+    TCP = "tcp"
+    TLS = "tls"
+
+
+# Audio codecs by Asterisk's names (main/codec_builtin.c); IAX2 knows those that have a bit of their own
+# (main/format_compatibility.c).
+IAX2_CODECS: Final = frozenset({
+    "ulaw", "alaw", "gsm", "g722", "g723", "g726", "g726aal2", "g729", "g719", "adpcm", "ilbc", "lpc10", "opus",
+    "siren7", "siren14", "slin", "slin16", "speex", "speex16",
+})  # fmt: skip
+CODECS: Final = IAX2_CODECS | {
+    "codec2", "silk8", "silk12", "silk16", "silk24", "slin12", "slin24", "slin32", "slin44", "slin48", "slin96",
+    "slin192", "speex32",
+}  # fmt: skip
+
+
 class Status(StrEnum):
     """Whether a seller or a user may do business."""
 
@@ -199,6 +227,7 @@ class EventKind(StrEnum):
     CALL_ANSWERED = "call.answered"
     CALL_ENDED = "call.ended"
     CALL_REJECTED = "call.rejected"
+    CALL_ZOMBIE = "call.zombie"
     ATTEMPT_STARTED = "attempt.started"
     ATTEMPT_FAILED = "attempt.failed"
     HOLD_EXTENDED = "hold.extended"
@@ -208,9 +237,24 @@ class EventKind(StrEnum):
     TARGET_RESTED = "target.rested"
     TARGET_REVIVED = "target.revived"
     SETTLEMENT_DISAGREED = "settlement.disagreed"
+    ABUSE_DETECTED = "abuse.detected"
     ESTATE_CHANGED = "estate.changed"
     NODE_STARTED = "node.started"
     NODE_STOPPED = "node.stopped"
+
+
+class AbuseKind(StrEnum):
+    """What `abuse.detected` tells of."""
+
+    MANY_DIDS = "many_dids"  # one caller dials many different DIDs
+    DID_SEQUENCE = "did_sequence"  # one caller dials DIDs one after the other
+    REDIALLING = "redialling"  # one caller calls again and again
+    SHORT_CALLS = "short_calls"  # many answered calls of one caller are very short
+    JUNK = "junk"  # many calls of one caller are rejected for what they are
+    CALLER_RANGE = "caller_range"  # many neighbouring callers call one DID
+    TRUNK_SHORT_CALLS = "trunk_short_calls"  # a large share of a trunk's answered calls is very short
+    TRUNK_JUNK = "trunk_junk"  # a large share of a trunk's calls is rejected for what it is
+    TRUNK_SPIKE = "trunk_spike"  # a trunk brings many times the calls it used to
 
 
 class RejectCode(StrEnum):

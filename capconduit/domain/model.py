@@ -21,9 +21,11 @@ from capconduit.vocab import (
     HungUpBy,
     LedgerKind,
     PlaceState,
+    SipTransport,
     Status,
     Strategy,
     TargetKind,
+    TrunkAuth,
     TrunkKind,
     UserRole,
     WindowKind,
@@ -88,7 +90,11 @@ class Account:
 
 @record
 class Trunk(Entity):
-    """A carrier: who may send us calls. `hosts` and `codecs` are comma separated."""
+    """A carrier: who may send us calls. `hosts`, `codecs` and `permit` are comma separated.
+
+    `auth_secret_ref` names where the secret is. `permit`: networks that calls may come from besides proving who they
+    are; empty: any. `nat`: the carrier is behind NAT. `qualify_ms` 0: it is not asked whether it is there.
+    """
 
     name: str
     kind: TrunkKind
@@ -98,6 +104,12 @@ class Trunk(Entity):
     region: str
     auth_username: str
     auth_secret_ref: str
+    auth: TrunkAuth
+    transport: SipTransport
+    srtp: bool
+    nat: bool
+    qualify_ms: int
+    permit: str
 
 
 @record

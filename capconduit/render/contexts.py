@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from capconduit.vocab import TrunkKind
+from capconduit.vocab import SipTransport, TrunkAuth, TrunkKind
 
 # Names that the dialplan, the daemon and an operator's own files share: the contract in docs/dialplan.md.
 INBOUND_CONTEXT: Final = "capconduit-inbound"  # trunks deliver calls here
@@ -14,7 +14,11 @@ NO_CONTEXT: Final = "capconduit-none"  # does not exist: who has no business her
 ANSWERED_CONTEXT: Final = "capconduit-answered"  # runs on the target's leg when it answers
 SETTLE_CONTEXT: Final = "capconduit-settle"  # the hangup handler
 REJECT_HOOK_CONTEXT: Final = "capconduit-on-reject"  # the operator's, by reject reason
+BEFORE_ROUTE_CONTEXT: Final = "capconduit-before-route"  # the operator's, by dialled number: before the daemon is asked
+BEFORE_DIAL_CONTEXT: Final = "capconduit-before-dial"  # the operator's, by dialled number: before each Dial
 OUTBOUND_ENDPOINT: Final = "capconduit-out"  # PJSIP endpoint for targets given as a SIP URI: PJSIP/capconduit-out/sip:…
+CONTACT_USER: Final = "capconduit"  # what we register as; carriers that dial it have the number in To
+OWN_TRANSPORT: Final = "capconduit-"  # PJSIP transports: capconduit-udp, capconduit-tcp, capconduit-tls
 STIR_PROFILE: Final = "capconduit"  # the operator's, in stir_shaken.conf: how res_stir_shaken verifies trunk calls
 CDR_FILE: Final = "capconduit.csv"  # in Asterisk's cdr-custom directory: the second witness
 CDR_FIELDS: Final = (
@@ -31,10 +35,13 @@ SPOOL_FIELDS: Final = (
     "dialled",
 )  # fmt: skip
 
-# Least privilege of the daemon's AMI user (main/manager.c, main/db.c): `call` moves AbsoluteTimeout and hangs up,
-# `reporting` reads CoreShowChannels, CoreStatus and DBGetTree; reading `system` brings FullyBooted and Shutdown.
+# Least privilege of the daemon's AMI users (main/manager.c, main/db.c): `call` moves AbsoluteTimeout, hangs up and sets
+# variables, `reporting` reads CoreShowChannels, CoreStatus, DBGetTree and ShowDialPlan; reading `system` brings
+# FullyBooted and Shutdown. One user has both, or a reader and one for control share them.
 AMI_READ: Final = ("system", "call")
-AMI_WRITE: Final = ("call", "reporting")
+AMI_WRITE_READER: Final = ("reporting",)
+AMI_WRITE_CONTROL: Final = ("call",)
+AMI_WRITE: Final = AMI_WRITE_CONTROL + AMI_WRITE_READER
 AMI_EVENTS: Final = (
     "FullyBooted", "Shutdown", "Newchannel", "DialBegin", "DialState", "DialEnd", "BridgeEnter", "BridgeLeave",
     "HangupRequest", "SoftHangupRequest", "Hangup",
@@ -110,7 +117,10 @@ class Ami:
 class TrunkContext:
     """A carrier. `hosts` are host names or addresses (IAX2: addresses or networks); the first is where calls are sent.
 
-    `username` and `secret` authenticate what we send (and, on IAX2, what we receive); both empty means by address only.
+    auth: by what a call is known to be the carrier's. `username` and `secret` are, for `ip`, what we answer to a
+    carrier who asks us (both empty: nothing); for `digest`, what the carrier has to prove; for `register`, our account
+    there. IAX2 asks for them in both directions, always. Without hosts the trunk is known by its name alone.
+    `permit`: networks the calls must come from all the same.
     """
 
     name: str
@@ -118,8 +128,32 @@ class TrunkContext:
     hosts: tuple[str, ...]
     port: int = 0  # 0: the protocol's own
     codecs: tuple[str, ...] = ("ulaw", "alaw")
+    auth: TrunkAuth = TrunkAuth.IP
     username: str = ""
     secret: str = field(default="", repr=False)
+    transport: SipTransport = SipTransport.UDP
+    srtp: bool = False
+    nat: bool = False
+    qualify_s: int = 0  # 0: not asked whether it is there
+    permit: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport:
+    """A PJSIP transport: ours, listening at `listen`, or the operator's own where only a name is given."""
+
+    protocol: SipTransport
+    name: str
+    listen: str = ""  # empty: the operator's, which is not rendered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """PEM files of SIP over TLS; without `ca` the other side's certificate is not checked."""
+
+    cert: str
+    key: str
+    ca: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,12 +184,19 @@ class RenderContext:
 
     node_name: str
     ami: Ami
+    all_files: bool = False  # also those for an Asterisk that does nothing else
     agi_host: str = "127.0.0.1"
     agi_port: int = 4573
     sip_listen: str = "0.0.0.0:5060"
+    more_transports: tuple[Transport, ...] = ()  # over TCP and TLS; or the operator's over UDP, in place of sip_listen
+    tls: Tls | None = None
+    rtp_timeout_s: int = 0
+    rtp_timeout_hold_s: int = 0
+    session_expires_s: int = 1_800
+    target_codecs: tuple[str, ...] = ("ulaw", "alaw")
     iax_listen: str = "0.0.0.0:4569"
     trunks: tuple[TrunkContext, ...] = ()
-    rtp: RtpRange | None = None  # None leaves rtp.conf to the operator
+    rtp: RtpRange | None = None  # None leaves rtp.conf to the operator, unless all files are wanted
     nat: Nat | None = None
     fallback: Fallback = Fallback()
     stir: StirSource = StirSource.NONE
@@ -167,3 +208,10 @@ class RenderContext:
     repeat_ms: int = 30_000
     max_rounds: int = 32
     exact_sip_codes: bool = True
+
+    @property
+    def transports(self) -> tuple[Transport, ...]:
+        """One for each protocol that is switched on, UDP first."""
+        udp = Transport(protocol=SipTransport.UDP, name=OWN_TRANSPORT + SipTransport.UDP, listen=self.sip_listen)
+        given = {transport.protocol: transport for transport in (udp, *self.more_transports)}
+        return tuple(given[protocol] for protocol in SipTransport if protocol in given)

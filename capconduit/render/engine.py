@@ -22,16 +22,14 @@ import jinja2
 
 from capconduit.errors import ConfigError, UsageError
 from capconduit.render import contexts, escape
-from capconduit.render.contexts import RenderContext
+from capconduit.render.contexts import RenderContext, RtpRange
+from capconduit.render.files import BY_NAME, CONF_FILES, PUBLIC_MODE, ConfFile, Need
+from capconduit.render.sane import check_context
 
 SUFFIX: Final = ".j2"
-# What each file is for; the order is the order of writing: what the dialplan needs comes before the dialplan.
-FILES: Final = (
-    "rtp.conf", "pjsip.conf", "iax.conf", "cdr.conf", "cdr_custom.conf", "manager.conf", "extensions.conf",
-)  # fmt: skip
-SECRET_FILES: Final = frozenset({"manager.conf", "pjsip.conf", "iax.conf"})
-SECRET_MODE: Final = 0o600
-PUBLIC_MODE: Final = 0o644
+# The order is that of writing: what the dialplan needs comes before the dialplan. See files.py for what each is.
+FILES: Final = tuple(file.name for file in CONF_FILES)
+SECRET_FILES: Final = frozenset(file.name for file in CONF_FILES if file.secret)
 
 # What a template may pass a value through; each refuses what cannot stand in that place.
 FILTERS: Final[dict[str, Callable[..., escape.Checked]]] = {
@@ -45,6 +43,9 @@ FILTERS: Final[dict[str, Callable[..., escape.Checked]]] = {
     "listen_port": escape.listen_port,
     "network": escape.network,
     "host_or_network": escape.host_or_network,
+    "path": escape.path,
+    "user": escape.user,
+    "register_secret": escape.register_secret,
 }
 
 _SECRET_LINE: Final = re.compile(r"^(\s*(?:secret|password)\s*=>?\s*).*$", re.MULTILINE)
@@ -100,71 +101,57 @@ def _constants() -> dict[str, object]:
     """The names of `contexts` that the dialplan shares with the daemon, so that a template cannot misspell one."""
     names = (
         "INBOUND_CONTEXT", "NO_CONTEXT", "ANSWERED_CONTEXT", "SETTLE_CONTEXT", "REJECT_HOOK_CONTEXT",
-        "OUTBOUND_ENDPOINT", "STIR_PROFILE", "CDR_FILE", "SPOOL_FAMILY", "SPOOL_SEPARATOR",
+        "BEFORE_ROUTE_CONTEXT", "BEFORE_DIAL_CONTEXT",
+        "CONTACT_USER", "OUTBOUND_ENDPOINT", "STIR_PROFILE", "CDR_FILE", "SPOOL_FAMILY", "SPOOL_SEPARATOR",
     )  # fmt: skip
     return {name: escape.Checked(getattr(contexts, name)) for name in names}
 
 
+def wanted(context: RenderContext) -> list[ConfFile]:
+    """The files that `context` asks for, in the order of `FILES`."""
+    return [file for file in CONF_FILES if _is_wanted(file, context)]
+
+
+def _is_wanted(file: ConfFile, context: RenderContext) -> bool:
+    if file.need is Need.RTP_RANGE:
+        return context.rtp is not None or context.all_files
+    return file.need is Need.ALWAYS or context.all_files
+
+
 def render_all(context: RenderContext, override_dir: Path | None = None) -> dict[str, str]:
-    """The text of every file by its name, in the order of `FILES`; the same context gives the same bytes.
+    """The text of every wanted file by its name, in the order of `FILES`; the same context gives the same bytes.
 
     override_dir: templates of the operator's own that replace ours by name. rtp.conf is left out when `context.rtp` is
-    None. Raises UsageError naming the field and the value for text that cannot stand in a file, ConfigError for a
-    template that is broken or cannot be read.
+    None, unless all files are asked for. Raises UsageError naming the field and the value for text that cannot stand in
+    a file, ConfigError for a template that is broken or cannot be read.
     """
-    _check_ranges(context)
+    check_context(context)
     if override_dir is not None and not override_dir.is_dir():
         raise ConfigError("templates-missing", f"no directory {override_dir}", "create it, or leave it out")
     environment = _environment(override_dir)
-    variables = {f.name: getattr(context, f.name) for f in fields(context)}
-    rendered: dict[str, str] = {}
-    for name in FILES:
-        if name == "rtp.conf" and context.rtp is None:
-            continue
-        try:
-            rendered[name] = environment.get_template(name + SUFFIX).render(variables)
-        except (jinja2.TemplateError, TypeError) as error:  # TypeError: a filter without its field, a sum of None
-            where = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
-            raise ConfigError(
-                "template-broken", f"{name}{SUFFIX}{where}: {error}", "compare it with the template it replaces"
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("template-unreadable", f"{name}{SUFFIX}: {error}", "it must be a UTF-8 file") from error
-    return rendered
+    variables = _variables(context)
+    return {file.name: _render(environment, file.name, variables) for file in wanted(context)}
 
 
-def _check_ranges(context: RenderContext) -> None:
-    """Numbers that Asterisk would accept and that would break the flow of the dialplan. Raises UsageError."""
-    ranges = [
-        ("agi_port", context.agi_port, 1, 65_535),
-        ("guard_s", context.guard_s, 1, 60),
-        ("quiet_s", context.quiet_s, 0, 3_600),
-        ("warn_ms", context.warn_ms, 1, 86_400_000),
-        ("repeat_ms", context.repeat_ms, 0, 86_400_000),
-        ("max_rounds", context.max_rounds, 1, 1_000),
-        ("fallback.cause", context.fallback.cause, 1, 127),
-        ("fallback.sip", context.fallback.sip, 400, 699),
-        ("ami.port", context.ami.port, 1, 65_535),
-        *((f"trunk {trunk.name} port", trunk.port, 0, 65_535) for trunk in context.trunks),
-    ]
-    if context.rtp is not None:
-        ranges += [
-            ("rtp.start", context.rtp.start, 1_024, 65_534),
-            ("rtp.end", context.rtp.end, context.rtp.start, 65_535),
-        ]
-    for field, number, low, high in ranges:
-        if not low <= number <= high:
-            raise UsageError("out-of-range", f"{field}: {number}", f"expected {low} to {high}")
-    names = [trunk.name for trunk in context.trunks]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError("trunk-twice", f"trunk {twice[0]!r} is there twice", "one section per trunk: rename one")
-    for trunk in context.trunks:
-        if not trunk.hosts or not trunk.codecs:
-            raise UsageError("trunk-incomplete", f"trunk {trunk.name!r} has no host or no codec", "give it one of each")
-        if bool(trunk.username) != bool(trunk.secret):
-            raise UsageError(
-                "trunk-incomplete", f"trunk {trunk.name!r} has a username or a secret alone", "give both, or none"
-            )
+def _variables(context: RenderContext) -> dict[str, object]:
+    """What templates see: the fields of the context, and the transports by what they carry."""
+    variables: dict[str, object] = {f.name: getattr(context, f.name) for f in fields(context)}
+    variables["rtp"] = context.rtp or RtpRange()
+    variables["transports"] = context.transports
+    variables["transport_names"] = {transport.protocol: transport.name for transport in context.transports}
+    return variables
+
+
+def _render(environment: jinja2.Environment, name: str, variables: Mapping[str, object]) -> str:
+    try:
+        return environment.get_template(name + SUFFIX).render(variables)
+    except (jinja2.TemplateError, TypeError) as error:  # TypeError: a filter without its field, a sum of None
+        where = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+        raise ConfigError(
+            "template-broken", f"{name}{SUFFIX}{where}: {error}", "compare it with the template it replaces"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("template-unreadable", f"{name}{SUFFIX}: {error}", "it must be a UTF-8 file") from error
 
 
 def write_all(files: Mapping[str, str], out_dir: Path) -> list[str]:
@@ -178,7 +165,7 @@ def write_all(files: Mapping[str, str], out_dir: Path) -> list[str]:
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         for name in _in_order(files):
-            mode = SECRET_MODE if name in SECRET_FILES else PUBLIC_MODE
+            mode = BY_NAME[name].mode if name in BY_NAME else PUBLIC_MODE
             path = out_dir / name
             if _read(path) == files[name]:
                 path.chmod(mode)

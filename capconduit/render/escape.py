@@ -23,6 +23,9 @@ _SECTION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", re.ASCII)
 _LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9-]{0,62}"
 _HOSTNAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*", re.ASCII)
+_PATH: Final = re.compile(r"/[A-Za-z0-9/._+-]{1,255}", re.ASCII)
+_USER: Final = re.compile(r"[A-Za-z0-9+][A-Za-z0-9_.+-]{0,79}", re.ASCII)
+_UNSAFE_IN_REGISTER: Final = "@:/?#, "
 _UNSAFE_IN_VALUES: Final = (";", "[", "]", "=>", "${", "$[", "\\")
 
 # Every character that the dialplan gives a meaning in an argument, an expression or a variable, and every control
@@ -78,6 +81,29 @@ def value(text: str, field: str, secret: bool = False) -> Checked:
         if unsafe in text:
             raise _refuse(field, text, f"a value without {unsafe!r}", secret=secret)
     return Checked(text)
+
+
+def path(text: str, field: str) -> Checked:
+    """An absolute path of letters, digits and `/ . _ - +`. Raises UsageError."""
+    if not _PATH.fullmatch(text):
+        raise _refuse(field, text, "an absolute path of letters, digits, '/', '.', '_', '-' and '+'")
+    return Checked(text)
+
+
+def user(text: str, field: str) -> Checked:
+    """The user part of a SIP URI and the name in an IAX2 registration: no `@ : / ; ? &`. Raises UsageError."""
+    if not _USER.fullmatch(text):
+        raise _refuse(field, text, "letters, digits, '_', '.', '-' and '+', starting with a letter or a digit")
+    return Checked(text)
+
+
+def register_secret(text: str, field: str) -> Checked:
+    """The secret inside of `register => user:secret@host:port` (channels/chan_iax2.c). Raises UsageError; the secret
+    is not named."""
+    for unsafe in _UNSAFE_IN_REGISTER:
+        if unsafe in text:
+            raise _refuse(field, text, f"a secret without {unsafe!r}, which IAX2 registrations use", secret=True)
+    return value(text, field, secret=True)
 
 
 def host(text: str, field: str) -> Checked:

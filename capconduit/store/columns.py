@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Text, text
+from sqlalchemy import BigInteger, Boolean, Text, text
 from sqlmodel import Field
 
 # Small rows found by their key alone are kept in one tree instead of two (SQLite).
@@ -45,6 +45,11 @@ def added_text() -> Any:
 def added_big() -> Any:
     """An integer that a later migration added; 0 in older rows."""
     return Field(sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
+
+
+def added_flag() -> Any:
+    """A yes or no that a later migration added; no in older rows."""
+    return Field(sa_type=Boolean, sa_column_kwargs={"server_default": text("false")})
 
 
 def big_key() -> Any:

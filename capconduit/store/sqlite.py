@@ -6,11 +6,12 @@ Failure policy: fail closed. A file that is locked, full, read-only or damaged r
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -31,6 +32,7 @@ from capconduit.store.sqltransaction import SqlTransaction
 BUSY_TIMEOUT_MS: Final = 5_000
 CACHE_KIB: Final = 16_384
 STATEMENT_CACHE: Final = 256
+FILE_MODE: Final = 0o600
 
 
 class SqliteDialect(Dialect):
@@ -133,6 +135,13 @@ def _version(tx: SqlTransaction) -> int:
     return int(tx.query("SELECT max(version) FROM schema_migration")[0][0] or 0)
 
 
+def _make_private(path: Path) -> None:
+    """A new file is its owner's alone, and so are those that SQLite makes beside it: calls and money are nobody else's
+    business. What is in the way is said by SQLite, which opens it next."""
+    with suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+
+
 def _hint(text: str, path: Path) -> str:
     if "no such table" in text:
         return "run `capconduit init` or `capconduit db upgrade`"
@@ -214,6 +223,8 @@ class SqliteStore(SqlStore):
     def _open(self) -> sqlite3.Connection:
         if not self._create and not self.path.exists():
             raise DatabaseError("database-missing", f"there is no database {self.path}", "run `capconduit init` first")
+        if self._create:
+            _make_private(self.path)
         with _translated(self.path):
             connection = sqlite3.connect(
                 f"file:{quote(str(self.path))}?mode={'rwc' if self._create else 'rw'}",

@@ -16,7 +16,7 @@ from sqlalchemy import Index, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from capconduit.store import call_tables  # noqa: F401 - registers the others
-from capconduit.store.columns import WITHOUT_ROWID, added_big, added_text, big, big_key, key, plain, ref
+from capconduit.store.columns import WITHOUT_ROWID, added_big, added_flag, added_text, big, big_key, key, plain, ref
 
 
 class TenantTable(SQLModel, table=True):
@@ -94,6 +94,12 @@ class TrunkTable(SQLModel, table=True):
     region: str = plain()
     auth_username: str = plain()
     auth_secret_ref: str = plain()
+    auth: str = added_text()
+    transport: str = added_text()
+    srtp: bool = added_flag()
+    nat: bool = added_flag()
+    qualify_ms: int = added_big()
+    permit: str = added_text()
 
 
 class RateTable(SQLModel, table=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from capconduit_cli.typer_seam import single
     "capconduit render extensions.conf",
     "capconduit render --diff",
     "capconduit render --check --out /etc/asterisk",
+    "capconduit render --all --out ./etc-asterisk",
 )
 def app(
     ctx: typer.Context,
@@ -32,22 +34,35 @@ def app(
         bool, typer.Option("--diff", help="Show what would change in the directory; secrets starred.")
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 5 where a file differs.")] = False,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Also logger.conf, http.conf and others of an Asterisk that does nothing else."),
+    ] = False,
     templates: Annotated[
-        Path | None, typer.Option("--templates", metavar="DIR", help="Templates of your own that replace ours by name.")
+        Path | None,
+        typer.Option(
+            "--templates",
+            metavar="DIR",
+            help="Templates of your own that replace ours by name.",
+            show_default="asterisk.templates_dir",
+        ),
     ] = None,
 ) -> None:
     """Write Asterisk's configuration files from the estate.
 
     The dialplan is generic: only trunks, addresses and secrets stand in the files, so it is rendered again after those
     changed, not after every change of the estate. --diff and --check look at asterisk.config_dir unless --out says
-    otherwise. Files that are not ours are left alone.
+    otherwise. Files that are not ours are left alone. Without --all those are rendered that asterisk.files says.
     """
     from capconduit.render import engine  # Jinja is loaded only here
-    from capconduit.render.from_config import render_context
+    from capconduit.render.from_config import render_context, templates_dir
     from capconduit.services.trunks import list_trunks
 
     config = state(ctx).config
-    files = engine.render_all(render_context(config, list_trunks(office(ctx)), os.environ), templates)
+    context = render_context(config, list_trunks(office(ctx)), os.environ)
+    if every:
+        context = replace(context, all_files=True)
+    files = engine.render_all(context, templates or templates_dir(config))
     if file is not None:
         if file not in files:
             raise UsageError("file-unknown", f"{file!r} is not rendered", f"the files are {', '.join(files)}")

@@ -47,7 +47,8 @@ def shown(home: Path, *argv: str) -> dict[str, Any]:
         (
             "trunk", ("carrier",),
             {"name": "carrier", "kind": "pjsip", "hosts": ["127.0.0.1"], "port": 5070, "codecs": ["ulaw", "alaw"],
-             "region": ""},
+             "region": "", "auth": "ip", "username": "", "secret": "", "transport": "udp", "srtp": False, "nat": False,
+             "qualify_ms": None, "permit": []},
         ),
         (
             "campaign", ("solar",),
@@ -299,7 +300,7 @@ def test_what_is_there_already_or_not_at_all_is_refused(
         (("rate", "add", "x", "--per-minute", "1 EUR", "--connect-fee", "1 USD"), "currency-mismatch", "EUR"),
         (("rate", "set", "std", "--per-minute", "1 EUR"), "currency-mismatch", "USD"),
         (("rate", "set", "std"), "nothing-to-set", "std"),
-        (("trunk", "add", "x"), "argument-missing", "--host"),
+        (("trunk", "add", "x"), "host-missing", "--host"),
         (("trunk", "add", "x", "--host", "a b"), "host-invalid", "'a b'"),
         (("trunk", "add", "x", "--host", "a", "--port", "70000"), "port-invalid", "70000"),
         (("trunk", "add", "x", "--host", "a", "--kind", "sip"), "value-invalid", "pjsip"),

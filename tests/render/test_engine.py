@@ -41,7 +41,7 @@ def test_the_second_rendering_is_the_same_to_the_byte() -> None:
 
 
 def test_every_file_says_who_made_it_and_none_has_a_word_from_jinja() -> None:
-    files = engine.render_all(replace(CONTEXT, rtp=RtpRange(), nat=Nat(external_address="198.51.100.7")))
+    files = engine.render_all(replace(CONTEXT, all_files=True, nat=Nat(external_address="198.51.100.7")))
     assert list(files) == list(engine.FILES)
     for name, text in files.items():
         assert text.startswith("; Rendered by `capconduit render` for node node1."), name
@@ -210,7 +210,8 @@ def test_files_with_secrets_are_for_their_owner_alone(tmp_path: Path) -> None:
 
 
 def test_every_file_with_a_secret_is_known_as_one() -> None:
-    context = replace(CONTEXT, trunks=(*CONTEXT.trunks, replace(CONTEXT.trunks[1], name="sip", kind=TrunkKind.PJSIP)))
+    sip = replace(CONTEXT.trunks[1], name="sip", kind=TrunkKind.PJSIP, hosts=("192.0.2.99",))
+    context = replace(CONTEXT, trunks=(*CONTEXT.trunks, sip))
     files = engine.render_all(context)
     assert {name for name, text in files.items() if re.search("ami-secret|iax-secret", text)} == engine.SECRET_FILES
 
