@@ -11,7 +11,9 @@ from capconduit.vocab import DialStatus, RejectCode
 class RouteRequest:
     """A call that arrived. Texts are as received, untrusted.
 
-    `until_mono_ms`: after this instant of our monotonic clock nobody waits for the decision any more.
+    `until_mono_ms`: after this instant of our monotonic clock nobody waits for the decision any more. `caller_calls`:
+    how many calls of this caller the daemon has seen within the setting `caller_window_s`, this one included; None
+    where nobody counted.
     """
 
     node: str
@@ -28,6 +30,7 @@ class RouteRequest:
     channel: str = ""
     arrived_ms: int = 0
     until_mono_ms: int | None = None
+    caller_calls: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

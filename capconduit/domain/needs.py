@@ -118,6 +118,8 @@ def _of_call(command: Command, call: Call, estate: Estate, books: Books, now_ms:
             needs.cap(zoned, key)
         else:
             needs.counters[key] = place.tenant_id
+            if zoned is not None and zoned.bucket_ms:  # who holds this one reads the buckets without locking each
+                needs.counters[(place.cap_id, 0)] = place.tenant_id
     if not only_reserved:
         needs.targets.update(a.target_id for a in books.attempts[call.id].values() if a.ended_ms is None)
     campaign = estate.campaigns.get(call.campaign_id)

@@ -212,13 +212,16 @@ def _caller_allowed(
     settings: Settings,
     now_ms: int,
 ) -> bool:
-    """Blocklists, then the policies for callers without a number, then the attestation that is asked for."""
+    """Blocklists, then how often the caller calls, then the policies for callers without a number, then the attestation
+    that is asked for."""
     block = estate.blocklist.match(
         decision.tenant_id, seller.id, campaign.id, decision.caller_e164, request.ani.strip(), now_ms
     )
     if block is not None:
         decision.note("caller.blocked", False, pattern=block.pattern, why=block.reason, scope=block.scope)
         decision.refuse(RejectCode.CALLER_BLOCKED)
+        return False
+    if settings.caller_max_calls and not _rate_allowed(decision, request, settings):
         return False
     if is_anonymous(request.ani):
         policy = campaign.anonymous_callers or settings.anonymous_callers
@@ -242,6 +245,20 @@ def _caller_allowed(
         decision.refuse(refused or RejectCode.ATTESTATION_MISSING)
         return False
     return True
+
+
+def _rate_allowed(decision: Decision, request: RouteRequest, settings: Settings) -> bool:
+    """Whether the caller's calls, as the daemon counted them, are within the limit; where nobody counted, they are."""
+    if request.caller_calls is None or decision.note(
+        "caller.rate",
+        request.caller_calls <= settings.caller_max_calls,
+        calls=request.caller_calls,
+        limit=settings.caller_max_calls,
+        window_s=settings.caller_window_s,
+    ):
+        return True
+    decision.refuse(RejectCode.CPS_LIMIT)
+    return False
 
 
 def _not_again(decision: Decision, request: RouteRequest, campaign: Campaign, usage: Usage, now_ms: int) -> bool:

@@ -38,6 +38,35 @@ class Settings:
     place_keep_days: int = _setting(
         35, "days that what a settled call used of each cap is kept to recount it; 0: for ever"
     )
+    caller_max_calls: int = _setting(
+        0, "calls of one caller within caller_window_s that are let through, as each daemon counts them; 0: any number"
+    )
+    caller_window_s: int = _setting(10, "seconds over which the calls of one caller are counted")
+    abuse_window_s: int = _setting(300, "seconds over which calls are looked at for abuse")
+    abuse_dids: int = _setting(10, "different DIDs that one caller dials in the window and is told of; 0: never")
+    abuse_sequence: int = _setting(5, "DIDs in a row that one caller dials in the window and is told of; 0: never")
+    abuse_redials: int = _setting(30, "calls of one caller in the window that are told of; 0: never")
+    abuse_short_s: int = _setting(6, "seconds of talk below which an answered call is short")
+    abuse_short_calls: int = _setting(10, "short calls of one caller in the window that are told of; 0: never")
+    abuse_junk: int = _setting(
+        20, "calls of one caller in the window, rejected for what they are, that are told of; 0: never"
+    )
+    abuse_range: int = _setting(
+        10, "callers who differ in their last two digits and call one DID in the window that are told of; 0: never"
+    )
+    abuse_trunk_calls: int = _setting(
+        200, "calls of a trunk in the window from which on the trunk is looked at for abuse; 0: never"
+    )
+    abuse_trunk_short_percent: int = _setting(
+        60, "percent of a trunk's answered calls that are short and are told of; 0: never"
+    )
+    abuse_trunk_junk_percent: int = _setting(
+        50, "percent of a trunk's calls, rejected for what they are, that are told of; 0: never"
+    )
+    abuse_spike_factor: int = _setting(
+        5, "times the average of the twelve windows before that a trunk's calls are told of; 0: never"
+    )
+    abuse_block: str = _setting("off", "how long a caller found in abuse is blocked, like 1h; off: never")
 
 
 def setting_descriptions() -> dict[str, tuple[str, object, str]]:

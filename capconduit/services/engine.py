@@ -25,6 +25,7 @@ from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import AnswerReport, AttemptReport, ExtendRequest, RouteRequest, SettleReport
 from capconduit.domain.estate import Estate
 from capconduit.domain.metering import answered, extend
+from capconduit.domain.model import Cdr
 from capconduit.domain.needs import Command, Needs, caller_key, key_of, needs_of
 from capconduit.domain.settlement import settle
 from capconduit.domain.windows import CPS_BUCKET_MS
@@ -80,6 +81,8 @@ class Engine:
         self.failing = False  # the last batch found no database
         self.batches = 0
         self.commands = 0
+        self.on_cdrs: Callable[[Sequence[Cdr]], None] | None = None  # told after the commit, on the engine's thread
+        self._cdrs: list[Cdr] = []  # of the transaction under way
 
     def start(self) -> None:
         """Load the estate and begin. Raises DatabaseError."""
@@ -162,7 +165,16 @@ class Engine:
             log.warning("a batch of %d failed, each command is tried alone: %s", len(batch), error)
             return [self._answers([item])[0] for item in batch]
         self.failing = False
+        if self.on_cdrs is not None and self._cdrs:
+            self._tell(self.on_cdrs)
         return answers
+
+    def _tell(self, on_cdrs: Callable[[Sequence[Cdr]], None]) -> None:
+        """Whoever listens is no part of a decision: its failure is its own."""
+        try:
+            on_cdrs(self._cdrs)
+        except Exception:
+            log.exception("whoever listens to records failed")
 
     def _is_stale(self, command: RouteRequest, books: Books) -> bool:
         """Nobody waits for it any more: it must not take a place or money that a fresh call could have.
@@ -194,6 +206,7 @@ class Engine:
     def work(self, commands: Sequence[Command], tx: Transaction) -> list[Any]:
         """Decide `commands` in one transaction. An answer may be an exception: a bug in one decision harms no other."""
         books = Books()
+        self._cdrs = []
         version = tx.begin_decisions([key_of(command) for command in commands], books, self._clock.now_ms())
         if self.estate is None or self.estate.version != version:
             self.estate = tx.load_estate(self.estate)
@@ -215,6 +228,7 @@ class Engine:
                 answers.append(error)
                 continue
             books.apply(changes)
+            self._cdrs.extend(changes.cdrs)
             answers.append(answer)
         tx.write(books)
         return answers

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
+from capconduit.domain.abuse import LEAST_BLOCK_MS, MAX_COUNTED, MOST_BLOCK_MS
 from capconduit.domain.model import Setting
 from capconduit.domain.settings import Settings, setting_descriptions
 from capconduit.errors import NotFound, UsageError
@@ -15,6 +16,7 @@ from capconduit.services.caps import cap_zones, carry_over
 from capconduit.services.office import Desk, Office
 from capconduit.services.sellers import check_timezone
 from capconduit.services.trunks import check_region
+from capconduit.units import format_span, parse_duration_ms
 from capconduit.vocab import Attestation
 
 
@@ -50,6 +52,21 @@ def _attestation_or_none(text: str) -> str:
     return "" if level in ("", "NONE") else _one_of(*Attestation, "none")(level)
 
 
+def _off_or_a_while(text: str) -> str:
+    """`off`, or a duration as it is written shortest."""
+    word = text.strip().lower()
+    if word in ("off", "0"):
+        return "off"
+    duration_ms = parse_duration_ms(word)
+    if not LEAST_BLOCK_MS <= duration_ms <= MOST_BLOCK_MS:
+        raise UsageError(
+            "setting-invalid",
+            f"{text!r} is no time to block a caller for",
+            f"give off, or from {format_span(LEAST_BLOCK_MS)} to {format_span(MOST_BLOCK_MS)}",
+        )
+    return format_span(duration_ms)
+
+
 _CHECKS: Final[dict[str, Callable[[str], str]]] = {
     "timezone": check_timezone,
     "default_region": _a_region,
@@ -57,18 +74,45 @@ _CHECKS: Final[dict[str, Callable[[str], str]]] = {
     "invalid_callers": _one_of(*ANONYMOUS_POLICIES),
     "min_attestation": _attestation_or_none,
     "balance_sip_code": _one_of("402", "403"),
+    "abuse_block": _off_or_a_while,
 }
 _SECONDS: Final = (1, 86_400)
 _DAYS: Final = (0, 36_500)
+_PERCENT: Final = (0, 100)
+_ABUSE: Final = (0, MAX_COUNTED)
 _BOUNDS: Final = {
     "default_max_attempts": (1, MAX_ATTEMPTS),
     "breaker_failures": (0, 1_000),
     "cdr_keep_days": _DAYS,
     "event_keep_days": _DAYS,
     "place_keep_days": _DAYS,
+    "caller_max_calls": (0, MAX_COUNTED),
+    "caller_window_s": (1, 3_600),
+    "abuse_window_s": (10, 3_600),
+    "abuse_dids": _ABUSE,
+    "abuse_sequence": _ABUSE,
+    "abuse_redials": _ABUSE,
+    "abuse_short_s": (1, 60),
+    "abuse_short_calls": _ABUSE,
+    "abuse_junk": _ABUSE,
+    "abuse_range": (0, 100),
+    "abuse_trunk_calls": (0, 1_000_000),
+    "abuse_trunk_short_percent": _PERCENT,
+    "abuse_trunk_junk_percent": _PERCENT,
+    "abuse_spike_factor": (0, 1_000),
 }
 # A new cap counts its past from the records: of a month, or of the longest rolling window.
-_LEAST_UNLESS_ZERO: Final = {"cdr_keep_days": 40}
+# Abuse is over when half of what was too much is left; of one there is no half.
+_LEAST_UNLESS_ZERO: Final = {
+    "cdr_keep_days": 40,
+    "abuse_dids": 2,
+    "abuse_sequence": 2,
+    "abuse_redials": 2,
+    "abuse_short_calls": 2,
+    "abuse_junk": 2,
+    "abuse_range": 2,
+    "abuse_spike_factor": 2,
+}
 
 
 def list_settings(office: Office) -> Sequence[SettingView]:
@@ -116,11 +160,9 @@ def _checked(name: str, kind: str, value: str) -> str:
         raise UsageError(
             "setting-invalid", f"{value!r} is no value of {name}", f"give a whole number from {low} to {high}"
         )
-    least = _LEAST_UNLESS_ZERO.get(name, 0)
+    least, zero = _LEAST_UNLESS_ZERO.get(name, 0), "for ever" if name.endswith("_days") else "never"
     if least and 0 < int(value) < least:
-        raise UsageError(
-            "setting-invalid", f"{value!r} is no value of {name}", f"give 0 (for ever) or at least {least}"
-        )
+        raise UsageError("setting-invalid", f"{value!r} is no value of {name}", f"give 0 ({zero}) or at least {least}")
     return value
 
 
