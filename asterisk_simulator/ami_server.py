@@ -1,7 +1,7 @@
 """A simulated Asterisk manager interface: a real socket that answers actions, sends events, and fails on demand.
 
 Messages, field order and texts are those of Asterisk 22 (main/manager.c, main/manager_channels.c, main/db.c) for a user
-with `read = call,system` and `write = call,reporting`. Loopback only; it guards nothing.
+with `read = call,system` and `write = call,reporting`, and for others that a test adds with less. Loopback only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,27 @@ REMEMBERED_REQUESTS: Final = 1_000
 SPOOL_FAMILY: Final = "capconduit/unsettled"
 
 Fields = Sequence[tuple[str, str]]
+
+
+# What a user must be allowed to write for an action, where it is not `system` (manager.c, db.c): any of them.
+ACTION_RIGHTS: Final = {
+    "corestatus": "reporting", "coresettings": "reporting", "coreshowchannels": "reporting", "dbgettree": "reporting",
+    "hangup": "call", "absolutetimeout": "call", "setvar": "call",
+}  # fmt: skip
+RESTRICTED: Final = ACTION_RIGHTS.keys() | {"dbdel", "dbput", "command", "originate"}
+
+
+@dataclass(frozen=True)
+class User:
+    """One section of manager.conf. `read`: whether it is sent events; `write`: what its actions may do."""
+
+    secret: str
+    read: bool = True
+    write: frozenset[str] = frozenset({"call", "reporting"})
+
+    def may(self, action: str) -> bool:
+        """Whether its rights are enough for this action (in lower case); one that is unknown is refused elsewhere."""
+        return action not in RESTRICTED or ACTION_RIGHTS.get(action, "system") in self.write
 
 
 class ChannelSource(Protocol):
@@ -54,8 +75,12 @@ class _Session:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
-        self.logged_in = False
+        self.user: User | None = None  # logged in
         self.wants_events = True
+
+    @property
+    def logged_in(self) -> bool:
+        return self.user is not None
 
     def send(self, data: bytes) -> None:
         transport = self.writer.transport
@@ -83,7 +108,8 @@ class AmiServer:
         faults: AmiFaults | None = None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        self.username, self.secret, self.systemname = username, secret, systemname
+        self.users = {username: User(secret)}
+        self.systemname = systemname
         self.faults = faults or AmiFaults()
         self.now_us = now_us
         self.database: dict[str, str] = {}
@@ -139,10 +165,11 @@ class AmiServer:
         """Listen on the same port as before."""
         await self.start(self._host, self._port)
 
-    def drop_connections(self) -> None:
-        """Reset every connection at once, even in the middle of a message."""
+    def drop_connections(self, username: str = "") -> None:
+        """Reset every connection, or those of one user, at once, even in the middle of a message."""
         for session in list(self._sessions):
-            session.writer.transport.abort()
+            if not username or session.user is self.users.get(username):
+                session.writer.transport.abort()
 
     def restart(self) -> None:
         """A restarted Asterisk: another start time, every connection lost, the database kept."""
@@ -215,19 +242,19 @@ class AmiServer:
             return False
         if action == "login":
             return self._login(session, request)
-        if not session.logged_in or action in self.faults.denied_actions:
+        if session.user is None or action in self.faults.denied_actions or not session.user.may(action):
             session.send(_reply(request, "Error", "Permission denied"))
             return True
         session.send(self._act(action, request))
         return True
 
     def _login(self, session: _Session, request: dict[str, str]) -> bool:
-        right = request.get("username") == self.username and request.get("secret") == self.secret
-        if self.faults.refuse_login or not right:
+        user = self.users.get(request.get("username", ""))
+        if self.faults.refuse_login or user is None or request.get("secret") != user.secret:
             session.send(_reply(request, "Error", "Authentication failed"))
             return False
-        session.logged_in = True
-        session.wants_events = request.get("events", "on").lower() not in {"off", "false", "no", "0"}
+        session.user = user
+        session.wants_events = user.read and request.get("events", "on").lower() not in {"off", "false", "no", "0"}
         self.logins += 1
         session.send(_reply(request, "Success", "Authentication accepted"))
         if session.wants_events and not self.faults.hide_fully_booted:

@@ -51,6 +51,7 @@ class Noun:
 NOUNS: Final[Sequence[Noun]] = (
     Noun("init", "Write a commented configuration and create the database; safe twice.", "Start"),
     Noun("demo", "Show a working installation with invented calls, without Asterisk.", "Start"),
+    Noun("doctor", "What is wrong with this installation, and how to mend it.", "Start"),
     Noun("config", "See and change the configuration.", "Start"),
     Noun("setting", "Settings of the tenant, in force on every node.", "Start"),
     Noun("db", "Bring the database up to date, verify, prune and move it.", "Start"),
@@ -69,7 +70,12 @@ NOUNS: Final[Sequence[Noun]] = (
     Noun("cdr", "The settled records of calls.", "Calls"),
     Noun("explain", "Why a call was decided as it was.", "Calls"),
     Noun("route", "Try a call before it happens.", "Calls"),
+    Noun("export", "Print the whole estate as a file.", "Whole estate"),
+    Noun("plan", "What a file would change of the estate.", "Whole estate"),
+    Noun("apply", "Make the estate what a file says.", "Whole estate"),
     Noun("render", "Write Asterisk's configuration files from the estate.", "Asterisk"),
+    Noun("install", "Put the rendered files in force in a running Asterisk, whole or not at all.", "Asterisk"),
+    Noun("rollback", "Put what was in force before the last install in force again.", "Asterisk"),
     Noun("serve", "Run the daemon that answers Asterisk.", "Daemon"),
     Noun("status", "Whether the daemon is well, and what it is doing.", "Daemon"),
 )

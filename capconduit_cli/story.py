@@ -235,6 +235,8 @@ def _check_words(check: Check, currency: str) -> str:
             case "caller.attestation":
                 verdict = f", {d['verdict']}" if d["verdict"] else ""
                 return f"at least {d['required']} is required; the call has {d['attestation'] or 'none'}{verdict}"
+            case "caller.rate":
+                return f"{d['calls']} calls of this caller in {d['window_s']}s; {d['limit']} are taken"
             case "caller.duplicate":
                 return _duplicate_words(d)
             case "campaign.schedule":

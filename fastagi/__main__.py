@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="capconduit serve", description="The daemon that answers Asterisk.")
     parser.add_argument("--config", type=Path, default=None)
     parser.add_argument("--log-level", default=None)
+    parser.add_argument("--take-over", action="store_true")
     options = parser.parse_args(argv)
     try:
         config = load_config(options.config, os.environ)
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         _raise_open_files()
         sys.setswitchinterval(SWITCH_S)
         gc.set_threshold(*COLLECT_AFTER)
-        return _run(config)
+        return _run(config, take_over=options.take_over)
     except CapConduitError as error:
         sys.stderr.write(f"error: {error.message} [{error.slug}]\n")
         if error.hint:
@@ -49,12 +50,12 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
 
 
-def _run(config: Config) -> int:
+def _run(config: Config, *, take_over: bool) -> int:
     store = open_store(config.database.url)
     try:
         check_schema(store)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(Daemon(config, store, SystemClock())))
+            runner.run(_serve(Daemon(config, store, SystemClock(), take_over=take_over)))
     except DaemonFailed:
         return ExitCode.BUG
     finally:

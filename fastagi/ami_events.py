@@ -145,6 +145,7 @@ class LiveChannel:
     application: str
     bridge_id: str
     duration_s: int
+    context: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,7 @@ def live_channel(row: Mapping[str, str]) -> LiveChannel | None:
         application=row.get("Application", ""),
         bridge_id=row.get("BridgeId", ""),
         duration_s=_duration_s(row.get("Duration", "")),
+        context=row.get("Context", ""),
     )
 
 

@@ -23,7 +23,7 @@ from panoramisk.ami_protocol import AMIProtocol
 from panoramisk.manager import Manager
 from panoramisk.message import Message
 
-from fastagi.ami_codec import (
+from capconduit.asterisk.ami_codec import (
     BANNER,
     BANNER_BYTES,
     AmiRefused,
@@ -41,6 +41,7 @@ SLICE_MESSAGES: Final = 50  # so many are handled before other tasks get their t
 UNSENT_BYTES: Final = 256 * 1024  # an Asterisk that reads no more does not get more
 MAX_PENDING_ACTIONS: Final = 1_000
 EVENT_CLASSES: Final = "call,system"  # asked for at login; what the user may read still decides
+NO_EVENTS: Final = "off"
 
 _WANTED: Final = frozenset(name.encode() for name in FILTERED_EVENT_NAMES)
 _ACTION_ID: Final = re.compile(rb"(?:\A|\r\n)ActionID: ([^\r]*)")
@@ -56,6 +57,7 @@ class AmiSettings:
     port: int
     username: str
     secret: str = field(repr=False)
+    events: str = EVENT_CLASSES  # or NO_EVENTS
     connect_timeout_s: float = 5.0
     login_timeout_s: float = 10.0  # Asterisk thinks for a second before it refuses
     fully_booted_wait_s: float = 10.0  # a user without read=system never hears of it
@@ -233,7 +235,7 @@ class GuardedManager(Manager):
             port=settings.port,
             username=settings.username,
             secret=settings.secret,
-            events=EVENT_CLASSES,
+            events=settings.events,
             loop=loop,
             protocol_factory=partial(GuardedProtocol, settings, counters),
         )
@@ -276,9 +278,10 @@ class GuardedManager(Manager):
             self.lost.set_result(str(exc) if isinstance(exc, Exception) and str(exc) else "Asterisk closed it")
 
 
+AMI_DOWN: Final = "ami-down"
 _TRY_LATER: Final = "look at the link with `capconduit status`, and try again"
 
 
 def down(message: str) -> AmiUnavailable:
     """The error of everything that needs a link that is not there."""
-    return AmiUnavailable("ami-down", message, "is Asterisk running, and [ami] in the configuration right?")
+    return AmiUnavailable(AMI_DOWN, message, "is Asterisk running, and [ami] in the configuration right?")

@@ -1,30 +1,25 @@
 """The link to Asterisk's manager interface: events in through one bounded queue, a few guarded actions out.
 
-Built on panoramisk, guarded in ami_guard.py. The link connects again by itself, with exponential backoff and jitter;
-after a wrong password slowly, and said once. A ping that is not answered ends the connection.
+One user does all, or two share it: a reader with `read = call,system` and `write = reporting`, which is this
+connection, and a second one for whatever changes a call (ami_control.py). Alone it needs `write = call,reporting`,
+nothing more (Asterisk main/manager.c, main/db.c): CoreStatus, CoreShowChannels and DBGetTree ask for reporting.
 
 Fails open: AMI is a hint for decisions and the clock for durations. While the link is down the daemon decides and
-settles without it; every action raises at once (AmiUnavailable) and nothing is retried here.
-
-The AMI user needs `read = call,system` and `write = call,reporting`, nothing more (Asterisk main/manager.c, main/db.c):
-CoreStatus, CoreShowChannels and DBGetTree ask for reporting; Hangup, AbsoluteTimeout and Setvar for call. DBDel would
-need system, so a key is deleted by Setvar of the dialplan function DB_DELETE (Asterisk funcs/func_db.c).
+settles without it; every action raises at once (AmiUnavailable) and nothing is retried here. Where only the second
+user is away, what it would have done fails in the same way, and the rest goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable
+from typing import Any, ClassVar
 
-from panoramisk.actions import Action
-from panoramisk.message import Message
-
+from capconduit.asterisk.ami_codec import AmiRefused, AmiUnavailable
 from capconduit.vocab import CAUSE_NORMAL
-from fastagi.ami_codec import AmiRefused, AmiUnavailable
+from fastagi.ami_connection import STEP_ROWS
+from fastagi.ami_control import AmiControl, database_path
 from fastagi.ami_events import (
     AmiEvent,
     CallEvent,
@@ -39,30 +34,24 @@ from fastagi.ami_events import (
     translate,
     whole_number,
 )
-from fastagi.ami_guard import AmiSettings, Fields, GuardedManager, LinkCounters, LoginRefused, down
+from fastagi.ami_guard import AmiSettings, Fields, GuardedManager, LinkCounters
 from fastagi.ami_queue import EventQueue
 
-__all__ = ["AmiLink", "AmiRefused", "AmiSettings", "AmiUnavailable", "LinkCounters"]
+__all__ = ["AmiControl", "AmiLink", "AmiRefused", "AmiSettings", "AmiUnavailable", "LinkCounters"]
 
 log = logging.getLogger(__name__)
 
-MAX_LIMIT_S: Final = 7 * 24 * 3600  # no call lasts longer; a greater absolute timeout is a mistake
-MAX_CAUSE: Final = 127
-STEP_ROWS: Final = 500  # rows of a long list that are converted before other tasks get their turn
 
-# Hangup takes a Channel that begins with a slash as a pattern over all channels: nothing but TECH/name may pass.
-_CHANNEL: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*/[^\s,]+")
-# What DB_DELETE(…) could read as anything else than a path (app.c __ast_app_separate_args) may not stand in one.
-_DB_PART: Final = r"""[^\s"'\\()\[\]{}$%/,]+(?: [^\s"'\\()\[\]{}$%/,]+)*"""
-_DB_PATH: Final = re.compile(f"{_DB_PART}(?:/{_DB_PART})*")
-
-
-class AmiLink:
+class AmiLink(AmiControl):
     """Connects, logs in, keeps alive and reconnects for as long as `run()` runs; one consumer reads the events.
 
     `now_ms` is the wall clock in UTC ms, `random` gives floats in [0, 1) for the jitter. `known_started_ms` is when the
     Asterisk started that was known before this process began, so that its restart is noticed at the first LinkUp.
+    `control` is the second user's connection, which is started and closed with this one.
     """
+
+    title: ClassVar[str] = "AMI link"
+    keys: ClassVar[str] = "username and secret"
 
     def __init__(
         self,
@@ -71,28 +60,27 @@ class AmiLink:
         now_ms: Callable[[], int],
         random: Callable[[], float],
         known_started_ms: int | None = None,
+        control: AmiControl | None = None,
     ) -> None:
-        self.settings = settings
-        self.counters = LinkCounters()
-        self._now_ms, self._random = now_ms, random
+        super().__init__(settings, random=random)
+        self.control = control
+        self.rights = f"`read = call,system` and `write = {'reporting' if control else 'call,reporting'}`"
+        self._now_ms = now_ms
         self._queue = EventQueue(settings.queue_limit)
-        self._manager: GuardedManager | None = None  # only while the link is up
-        self._task: asyncio.Task[None] | None = None
         self._early: list[CallEvent] = []  # what came between the login and LinkUp
         self._early_lost = ""
         self._booted: asyncio.Future[int | None] | None = None  # uptime in s, from FullyBooted
-        self._farewell = ""
         self._identity = ""
         self._started_ms = known_started_ms
         self._last_event_ms: int | None = None
-        self._told_down = self._told_refused = self._told_poor = False
+        self._told_poor = False
 
     # ----- what others see
 
     @property
-    def up(self) -> bool:
-        """Logged in, and actions may be sent."""
-        return self._manager is not None
+    def can_act(self) -> bool:
+        """Whether actions that change a call may be sent."""
+        return self.up if self.control is None else self.control.up
 
     @property
     def asterisk_started_ms(self) -> int | None:
@@ -124,54 +112,39 @@ class AmiLink:
             yield await self.next_event()
 
     def start(self) -> None:
-        """Run the link as a task of its own, until `close()`."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self.run(), name="ami-link")
+        """Run the link, and the second user's connection, as tasks of their own, until `close()`."""
+        super().start()
+        if self.control is not None:
+            self.control.start()
 
     async def close(self) -> None:
-        """End the link and its connection. Harmless twice."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def run(self) -> None:
-        """Keep the link up until cancelled."""
-        failures = 0
-        while True:
-            began = asyncio.get_running_loop().time()
-            refused = False
-            try:
-                reason = await self._session()
-            except LoginRefused as error:
-                refused, reason = True, error.message
-                self._tell_refused(error)
-            except AmiUnavailable as error:
-                reason = error.message
-            except Exception as error:  # a fault in here or in panoramisk costs the connection, never the link
-                log.exception("the AMI link failed")
-                reason = f"{type(error).__name__}: {error}"
-            self._telldown(reason)
-            stood_s = asyncio.get_running_loop().time() - began
-            failures = 0 if stood_s >= self.settings.stable_after_s else failures + 1
-            await asyncio.sleep(self._pause_s(failures, refused))
+        """End the link and its connections. Harmless twice."""
+        await super().close()
+        if self.control is not None:
+            await self.control.close()
 
     # ----- actions
 
     async def absolute_timeout(self, channel: str, seconds: float) -> None:
-        """Let this channel live `seconds` from now at most (ms are kept). Replaces the limit it had.
-
-        Raises AmiRefused (no such channel, a value out of range) or AmiUnavailable (it may have been done).
-        """
-        if not (math.isfinite(seconds) and 0 < seconds <= MAX_LIMIT_S):
-            raise AmiRefused("ami-value-refused", f"{seconds!r} s is not a limit for a call")
-        await self._act({"Action": "AbsoluteTimeout", "Channel": _channel(channel), "Timeout": f"{seconds:.3f}"})
+        """As AmiControl's; by the second user where there is one."""
+        if self.control is not None:
+            await self.control.absolute_timeout(channel, seconds)
+        else:
+            await super().absolute_timeout(channel, seconds)
 
     async def hangup(self, channel: str, cause: int = CAUSE_NORMAL) -> None:
-        """Hang up this one channel with a Q.850 cause. Raises AmiRefused or AmiUnavailable (it may have been done)."""
-        if not 0 <= cause <= MAX_CAUSE:
-            raise AmiRefused("ami-value-refused", f"{cause!r} is not a hangup cause")
-        await self._act({"Action": "Hangup", "Channel": _channel(channel), "Cause": str(cause)})
+        """As AmiControl's; by the second user where there is one."""
+        if self.control is not None:
+            await self.control.hangup(channel, cause)
+        else:
+            await super().hangup(channel, cause)
+
+    async def db_del(self, family: str, key: str) -> None:
+        """As AmiControl's; by the second user where there is one."""
+        if self.control is not None:
+            await self.control.db_del(family, key)
+        else:
+            await super().db_del(family, key)
 
     async def core_show_channels(self) -> ChannelList:
         """All channels. Slow on Asterisk's side (it walks its container): for a resync, never per call."""
@@ -182,7 +155,7 @@ class AmiLink:
 
         At most `reply_limit_items` of them, in the order of their keys: delete them and ask again for the rest.
         """
-        path = _db_path(f"{family}/{key}" if key else family)
+        path = database_path(f"{family}/{key}" if key else family)
         rows = await self._act({"Action": "DBGetTree", "Family": path})
         if rows[-1].get("Event") != "DBGetTreeComplete":
             log.warning("the AMI reply to DBGetTree %s was cut after %d items", path, len(rows))
@@ -192,42 +165,6 @@ class AmiLink:
             for row in rows
             if row.get("Event") == "DBGetTreeResponse" and row.get("Key", "").startswith(prefix)
         }
-
-    async def db_del(self, family: str, key: str) -> None:
-        """Delete one key of Asterisk's database; one that is not there is no error (DB_DELETE does not tell)."""
-        path = _db_path(f"{family}/{key}")
-        await self._act({"Action": "Setvar", "Variable": f"DB_DELETE({path})", "Value": "1"})
-
-    async def _act(self, fields: Mapping[str, str]) -> list[Fields]:
-        return await self._ask(self._standing(), fields, self.settings.action_timeout_s)
-
-    def _standing(self) -> GuardedManager:
-        if self._manager is None:
-            raise down("the AMI link is down")
-        return self._manager
-
-    async def _ask(self, manager: GuardedManager, fields: Mapping[str, str], timeout_s: float) -> list[Fields]:
-        """Send one action, once, and return every message of its answer."""
-        action = Action(dict(fields))
-        future = manager.send_action(action)
-        self.counters.actions += 1
-        try:
-            async with asyncio.timeout(timeout_s):
-                answer = await future
-        except TimeoutError:
-            self.counters.unanswered += 1
-            message = f"Asterisk did not answer {fields['Action']} within {timeout_s:g} s"
-            raise AmiUnavailable("ami-no-answer", message, "it may have been done all the same") from None
-        finally:
-            manager.protocol.responses.pop(action.id, None)
-        rows: list[Fields] = []
-        for number, part in enumerate(answer if isinstance(answer, list) else [answer]):
-            if number % STEP_ROWS == STEP_ROWS - 1:
-                await asyncio.sleep(0)
-            rows.append(_plain(part))
-        if rows[0].get("Response") not in {"Success", "Goodbye"}:
-            raise _refusal(fields["Action"], rows[0].get("Message", ""))
-        return rows
 
     async def _channels(self, manager: GuardedManager) -> ChannelList:
         asked_ms = self._now_ms()
@@ -241,47 +178,14 @@ class AmiLink:
     # ----- one connection
 
     async def _session(self) -> str:
-        """Connect, log in and stay until the link is lost; why it was. Raises AmiUnavailable or LoginRefused."""
-        self._early, self._early_lost, self._farewell = [], "", ""
+        self._early, self._early_lost = [], ""
         self._booted = asyncio.get_running_loop().create_future()
-        manager = GuardedManager(self.settings, self.counters, self._on_message)
-        try:
-            await self._log_in(manager)
-            uptime_s = await self._wait_booted(manager)
-            self._announce(manager, await self._restarted(manager, uptime_s))
-            await self._list_channels(manager)
-            return await self._watch(manager)
-        finally:
-            self._manager = None
-            manager.close()
+        return await super()._session()
 
-    async def _log_in(self, manager: GuardedManager) -> None:
-        settings = self.settings
-        where = f"{settings.host}:{settings.port}"
-        try:
-            async with asyncio.timeout(settings.connect_timeout_s):
-                await manager.connect()
-        except TimeoutError:
-            raise down(f"no connection to {where} within {settings.connect_timeout_s:g} s") from None
-        except OSError as error:
-            raise down(f"no connection to {where}: {error.strerror or error}") from error
-        self.counters.connects += 1
-        if manager.authenticated_future is None:
-            raise down(manager.lost.result() if manager.lost.done() else f"{where} closed the connection at once")
-        try:
-            async with asyncio.timeout(settings.login_timeout_s):
-                answer = _plain(await manager.authenticated_future)
-        except TimeoutError:
-            raise down(f"{where} did not answer the login within {settings.login_timeout_s:g} s") from None
-        except AmiUnavailable:
-            raise down(manager.lost.result() if manager.lost.done() else "the connection was lost") from None
-        if answer.get("Response") != "Success":
-            self.counters.login_refusals += 1
-            said = answer.get("Message", "no reason given")
-            hint = "compare [ami] username and secret with manager.conf, then `manager reload` in Asterisk"
-            raise LoginRefused("ami-login-refused", f"{where} refused {settings.username!r}: {said}", hint)
-        self.counters.logins += 1
-        self._told_refused = False
+    async def _logged_in(self, manager: GuardedManager) -> None:
+        uptime_s = await self._wait_booted(manager)
+        self._announce(manager, await self._restarted(manager, uptime_s))
+        await self._list_channels(manager)
 
     async def _wait_booted(self, manager: GuardedManager) -> int | None:
         """Wait for FullyBooted: its uptime in s, or None where it did not come (no read=system, or still booting)."""
@@ -311,8 +215,7 @@ class AmiLink:
 
     def _announce(self, manager: GuardedManager, restarted: bool) -> None:
         """The link stands: LinkUp first, then what came in while we asked."""
-        self._manager, self._told_down = manager, False
-        log.info("AMI link to %s:%d is up", self.settings.host, self.settings.port)
+        self._stands(manager)
         self._queue.put(LinkUp(self._started_ms, restarted))
         for event in self._early:
             self._queue.put(event)
@@ -327,17 +230,6 @@ class AmiLink:
         except AmiRefused as error:
             self._tell_poor(error)
             self._queue.put(ChannelList((), False, asked_ms))
-
-    async def _watch(self, manager: GuardedManager) -> str:
-        """Ping until the connection is lost or a ping stays unanswered."""
-        while True:
-            await asyncio.wait({manager.lost}, timeout=self.settings.ping_interval_s)
-            if manager.lost.done():
-                return self._farewell or manager.lost.result()
-            try:
-                await self._ask(manager, {"Action": "Ping"}, self.settings.ping_timeout_s)
-            except AmiUnavailable as error:
-                return self._farewell or error.message
 
     def _on_message(self, message: Fields) -> None:
         """Every wanted message; only enqueues. What it raises is caught where the message was read."""
@@ -378,64 +270,13 @@ class AmiLink:
         else:
             self._early_lost = why
 
-    # ----- words and pauses
+    # ----- words
 
-    def _pause_s(self, failures: int, refused: bool) -> float:
-        """How long to wait before the next try: exponential, bounded, with jitter of a half."""
-        settings = self.settings
-        longest = settings.refused_backoff_s if refused else settings.backoff_max_s
-        steps = min(max(failures - 1, 0), 30)
-        full = longest if refused else min(longest, settings.backoff_first_s * 2.0**steps)
-        return full * (0.5 + self._random() / 2)
-
-    def _telldown(self, reason: str) -> None:
-        """LinkDown once for each time it goes down, the first failed try included."""
-        if self._told_down:
-            return
-        self._told_down = True
-        self.counters.losses += 1
-        log.warning("AMI link to %s:%d is down: %s", self.settings.host, self.settings.port, reason)
+    def _on_down(self, reason: str) -> None:
         self._queue.put(LinkDown(reason))
-
-    def _tell_refused(self, error: LoginRefused) -> None:
-        """Once, clearly, until a login succeeds."""
-        if not self._told_refused:
-            self._told_refused = True
-            log.error("AMI login: %s (%s)", error.message, error.hint)
 
     def _tell_poor(self, error: AmiRefused) -> None:
         """The user has too few rights: the link works, but is blind for restarts or channels. Once."""
         if not self._told_poor:
             self._told_poor = True
             log.warning("AMI user %r: %s (%s)", self.settings.username, error.message, error.hint)
-
-
-def _refusal(action: str, message: str) -> AmiRefused:
-    """What Asterisk said no to, by a stable slug."""
-    if message == "Permission denied":
-        hint = "the AMI user needs `read = call,system` and `write = call,reporting` in manager.conf"
-        return AmiRefused("ami-permission-denied", f"Asterisk does not permit {action} to this AMI user", hint)
-    if message == "No such channel":
-        return AmiRefused("ami-no-such-channel", f"{action}: there is no such channel", "the call may just have ended")
-    return AmiRefused("ami-refused", f"Asterisk refused {action}: {message or 'no reason given'}")
-
-
-def _channel(name: str) -> str:
-    if not _CHANNEL.fullmatch(name):
-        raise AmiRefused("ami-value-refused", f"{name!r} is not the name of a channel", "it looks like PJSIP/name-0000")
-    return name
-
-
-def _db_path(path: str) -> str:
-    if not _DB_PATH.fullmatch(path):
-        raise AmiRefused("ami-value-refused", f"{path!r} is not a path in Asterisk's database")
-    return path
-
-
-def _plain(message: Message) -> Fields:
-    """A panoramisk message as a plain dict; of a repeated field the first."""
-    return {
-        name: str(value[0] if isinstance(value, list) else value)
-        for name, value in message.items()
-        if name != "content"
-    }

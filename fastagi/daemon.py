@@ -7,6 +7,8 @@ import gc
 import logging
 import os
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +20,10 @@ from capconduit.errors import CapConduitError, ConfigError
 from capconduit.services.engine import Engine
 from capconduit.store.store import Store
 from capconduit.units import MS_PER_SECOND, format_instant
+from fastagi.abuse import AbuseWatch
 from fastagi.agi_server import AgiLimits, AgiServer
-from fastagi.ami_link import AmiLink, AmiSettings
+from fastagi.ami_guard import NO_EVENTS
+from fastagi.ami_link import AmiControl, AmiLink, AmiSettings
 from fastagi.asking import Asker
 from fastagi.control import ControlServer
 from fastagi.handlers.attempt import AttemptHandler
@@ -30,13 +34,17 @@ from fastagi.journal import Journal
 from fastagi.meter import Meter
 from fastagi.reconciler import Reconciler
 from fastagi.systemd import notify, watchdog_interval_s
+from fastagi.zombies import Zombies
 
 log = logging.getLogger(__name__)
 
 ENGINE_STOP_S: Final = 10.0
 HEARTBEAT_S: Final = 3.0
+DOUBLE_BEATS: Final = 3
 SUSPECT_MS: Final = 7_000  # a node that was up so short a time ago may have another daemon: two heartbeats tell
 LAST_WORD_S: Final = 5.0  # for the node's row at the end
+FRESH_MS: Final = 60_000  # a heartbeat that is older, or so far ahead, is of a daemon that is gone, or of another time
+LOOK_S: Final = 0.25  # between two looks at the row of a daemon that may still live
 OVERDUE_S: Final = 10.0  # without a heartbeat written: the database hangs
 AMI_BACKOFF_S: Final = 4.0  # what an Asterisk left behind is settled within ten seconds of its being back
 
@@ -53,12 +61,13 @@ async def _watchdog(interval_s: float) -> None:
 
 
 class Daemon:
-    """One daemon on one node."""
+    """One daemon on one node. `take_over`: start although another one seems to live under this node's name."""
 
-    def __init__(self, config: Config, store: Store, clock: Clock) -> None:
+    def __init__(self, config: Config, store: Store, clock: Clock, *, take_over: bool = False) -> None:
         self._config = config
         self._store = store
         self._clock = clock
+        self._take_over = take_over
         self.node = config.node.name
         self.boot_id = clock.new_id()
         self._started_ms = clock.now_ms()
@@ -69,7 +78,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._draining = False
         self._failed = False
-        self._has_double = False
+        self._double_beats = 0  # heartbeats for which another daemon of our name is still taken to live
         self._alone_from_s = 0.0
         self._written_s: float | None = None  # when the last heartbeat was written; None: the last one was not
         self._batches_then = 0
@@ -101,24 +110,27 @@ class Daemon:
         gc.collect()
         gc.freeze()  # the estate is there to stay: no collection looks through it again
         asker = Asker(self._engine)
+        abuse = AbuseWatch(self._engine, self._store, self._clock)
         self._ami = self._make_link(known)
         self._meter = Meter(asker, self._ami, self.node, self._clock.now_ms)
+        deadline_ms = self._config.fastagi.deadline_ms
         handlers = {
             "route": RouteHandler(
-                asker, self._meter, self.node, self.boot_id, self._clock, self._config.fastagi.deadline_ms
+                asker, self._meter, self.node, self.boot_id, self._clock, deadline_ms, abuse.counted
             ).endpoint(),
             "attempt": AttemptHandler(asker, self._meter, self.node).endpoint(),
             "settle": SettleHandler(
                 asker, self._meter, self._journal, self.node, self._clock.now_ms, lambda: self._reconciler.on_kept()
             ).endpoint(),
         }
-        limits = AgiLimits(deadline_ms=self._config.fastagi.deadline_ms, connections=self._config.limits.connections)
+        limits = AgiLimits(deadline_ms=deadline_ms, connections=self._config.limits.connections)
         self._agi = AgiServer(handlers, limits, logging.getLogger("fastagi.agi"))
         for call in await self._housekeeping.node_calls(self.node):
             self._meter.adopt(call)
+        self._zombies = Zombies(self._housekeeping, self.node, self._clock.now_ms, self._clock.new_id)
         self._reconciler = Reconciler(
             asker, self._ami, self._meter, self._housekeeping, self._journal,
-            self.node, self._clock.now_ms, self._is_alone,
+            self.node, self._clock.now_ms, self._is_alone, self._zombies,
         )  # fmt: skip
         self._written_s = asyncio.get_running_loop().time()
         await self._listen()
@@ -129,6 +141,7 @@ class Daemon:
         await self._control.start()
         self._spawn(self._heartbeat(), "heartbeat")
         self._spawn(look_after_growth(self._housekeeping, self._clock), "growth")
+        self._spawn(abuse.run(), "abuse")
         if (interval_s := watchdog_interval_s()) is not None:
             self._spawn(_watchdog(interval_s), "watchdog")
 
@@ -141,16 +154,40 @@ class Daemon:
             elif node.name != self.node and await self._housekeeping.node_calls(node.name):
                 log.warning("node %s is down and has live calls: they are settled when their money is used", node.name)
         mine = nodes.get(self.node)
-        died = mine is not None and self._journal.follows(mine.boot_id)
-        if mine is not None and mine.state == "up" and not died and self._started_ms - mine.seen_ms < SUSPECT_MS:
-            loop = asyncio.get_running_loop()
-            self._alone_from_s = loop.time() + SUSPECT_MS / MS_PER_SECOND
-            loop.call_at(self._alone_from_s + 0.1, lambda: self._reconciler.wake())
+        if mine is not None and mine.state == "up" and not self._journal.follows(mine.boot_id):
+            age_ms = abs(self._started_ms - mine.seen_ms)
+            if not self._take_over and age_ms < FRESH_MS:
+                await self._refuse_a_double(mine)
+            elif age_ms < SUSPECT_MS:
+                loop = asyncio.get_running_loop()
+                self._alone_from_s = loop.time() + SUSPECT_MS / MS_PER_SECOND
+                loop.call_at(self._alone_from_s + 0.1, lambda: self._reconciler.wake())
         return mine
+
+    async def _refuse_a_double(self, mine: Node) -> None:
+        """Wait until this node's row has stood still for two heartbeats. Raises ConfigError where somebody writes it.
+
+        A daemon that was killed leaves such a row, too; where we had its journal it is known to be gone, and nobody
+        waits.
+        """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + SUSPECT_MS / MS_PER_SECOND
+        log.warning("node %s was up a moment ago: waiting for a sign of life of its daemon", self.node)
+        while loop.time() < until_s and not self._stop.is_set():
+            await asyncio.sleep(LOOK_S)
+            row = next((node for node in await self._housekeeping.nodes() if node.name == self.node), None)
+            if row is None or row.state != "up":
+                return
+            if (row.boot_id, row.seen_ms) != (mine.boot_id, mine.seen_ms):
+                raise ConfigError(
+                    "node-name-taken",
+                    f"another daemon runs as node {self.node}, boot {row.boot_id}, seen {format_instant(row.seen_ms)}",
+                    "give each daemon its own node.name, stop the other one, or start this one with --take-over",
+                )
 
     def _is_alone(self) -> bool:
         """Whether no other daemon goes by this node's name."""
-        return not self._has_double and asyncio.get_running_loop().time() >= self._alone_from_s
+        return not self._double_beats and asyncio.get_running_loop().time() >= self._alone_from_s
 
     def _make_link(self, known: Node | None) -> AmiLink | None:
         ami = self._config.ami
@@ -164,11 +201,23 @@ class Daemon:
             secret=resolve_secret(ami.secret, os.environ),
             backoff_max_s=AMI_BACKOFF_S,
         )
+        control = None
+        if bool(ami.control_username) != bool(ami.control_secret):
+            raise ConfigError(
+                "ami-control-incomplete",
+                "of ami.control_username and ami.control_secret one is empty",
+                "give both, or neither: then the first user does all",
+            )
+        if ami.has_control:
+            secret = resolve_secret(ami.control_secret, os.environ)
+            acting = replace(settings, username=ami.control_username, secret=secret, events=NO_EVENTS)
+            control = AmiControl(acting, random=random.random)
         return AmiLink(
             settings,
             now_ms=self._clock.now_ms,
             random=random.random,
             known_started_ms=known.asterisk_started_ms if known else None,
+            control=control,
         )
 
     async def _listen(self) -> None:
@@ -191,24 +240,27 @@ class Daemon:
         """The node's row, and whether somebody else writes it, too."""
         first = True
         while True:
-            try:
-                nodes = await self._housekeeping.nodes()
-                self._reconciler.on_nodes(nodes)
-                mine = next((n for n in nodes if n.name == self.node), None)
-                self._has_double = not first and mine is not None and mine.boot_id != self.boot_id
-                if self._has_double:
-                    log.critical("another daemon runs as node %s: give each its own node.name", self.node)
-            except CapConduitError as error:
-                log.warning("heartbeat: %s", error)
             was_away = self._database_away()
-            written = await self._write_node("up")
-            self._written_s = asyncio.get_running_loop().time() if written else None
-            if written:
+            before = await self._write_node("up")
+            self._written_s = None if before is None else asyncio.get_running_loop().time()
+            if before is not None:
                 self._batches_then = self._engine.batches
+                self._reconciler.on_nodes(before)
+                self._look_for_double(before, first=first)
                 if was_away:
                     self._reconciler.wake()
-            first = False
+                first = False
             await asyncio.sleep(HEARTBEAT_S)
+
+    def _look_for_double(self, before: Sequence[Node], *, first: bool) -> None:
+        """Whether somebody else wrote our row since we did. Two heartbeats may come so that only one sees the other for
+        a while: it is remembered for some."""
+        mine = next((node for node in before if node.name == self.node), None)
+        if first or mine is None or mine.boot_id == self.boot_id:
+            self._double_beats = max(self._double_beats - 1, 0)
+            return
+        self._double_beats = DOUBLE_BEATS
+        log.critical("another daemon runs as node %s: give each its own node.name", self.node)
 
     def _database_away(self) -> bool:
         """The last heartbeat was not written or is overdue, or the engine has failed since."""
@@ -216,8 +268,8 @@ class Daemon:
             return True
         return self._engine.failing and self._engine.batches > self._batches_then
 
-    async def _write_node(self, state: str) -> bool:
-        """Whether it was written."""
+    async def _write_node(self, state: str) -> Sequence[Node] | None:
+        """All rows as they were before it was written; None where it was not."""
         node = Node(
             name=self.node,
             boot_id=self.boot_id,
@@ -227,11 +279,10 @@ class Daemon:
             state=state,
         )
         try:
-            await self._housekeeping.heartbeat(node)
+            return await self._housekeeping.heartbeat(node)
         except CapConduitError as error:
             log.warning("heartbeat: %s", error)
-            return False
-        return True
+            return None
 
     def _spawn(self, work: Any, name: str) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
@@ -282,9 +333,11 @@ class Daemon:
             reasons.append("draining")
         if self._ami is not None and not self._ami.up:
             reasons.append("ami down")
+        if self._ami is not None and self._ami.up and not self._ami.can_act:
+            reasons.append("ami control down")
         if self._database_away():
             reasons.append("database down")
-        if self._has_double:
+        if self._double_beats:
             reasons.append("another daemon runs as this node")
         counters = self._agi.counters
         started_ms = self._ami.asterisk_started_ms if self._ami else None
@@ -307,6 +360,7 @@ class Daemon:
                 "enabled": self._ami is not None,
                 "up": self._ami is not None and self._ami.up,
                 "asterisk_started": format_instant(started_ms) if started_ms else None,
+                "control": self._control_status(),
             },
             "engine": {
                 "queued": self._engine.queued,
@@ -315,4 +369,11 @@ class Daemon:
             },
             "journal": {"waiting": len(self._journal), "trouble": self._journal.trouble or None},
             "calls": len(self._meter),
+            "zombies": self._zombies.status(),
         }
+
+    def _control_status(self) -> dict[str, Any] | None:
+        """Of the second AMI user; None where the first one does all."""
+        if self._ami is None or self._ami.control is None:
+            return None
+        return {"user": self._ami.control.settings.username, "up": self._ami.control.up}

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from capconduit.clock import Clock
-from capconduit.domain.model import Call, Node
+from capconduit.domain.model import Call, Event, Node
 from capconduit.errors import CapConduitError
 from capconduit.services.growth import REST_S, prune
 from capconduit.store.store import Store, Transaction
@@ -38,6 +38,22 @@ class Housekeeping:
         """The live calls of a node."""
         return await self._run(lambda: self._read(lambda tx: tx.node_calls(node)))
 
+    async def all_calls(self) -> Sequence[Call]:
+        """The live calls of all nodes that were ever seen."""
+
+        def work(tx: Transaction) -> list[Call]:
+            return [call for node in tx.nodes() for call in tx.node_calls(node.name)]
+
+        return await self._run(lambda: self._read(work))
+
+    async def tell(self, make: Callable[[str], Event], tenant_id: str = "") -> None:
+        """Write the event that `make` makes for a tenant; where that is "", for the one the installation began with."""
+
+        def work(tx: Transaction) -> None:
+            tx.insert(make(tenant_id or min(tx.tenants(), key=lambda tenant: tenant.created_ms).id))
+
+        await self._run(lambda: self._store.run(work))
+
     async def call_node(self, call_id: str) -> str | None:
         """The node of a call, alive or settled; None where nobody knows it."""
         return await self._run(lambda: self._read(lambda tx: tx.call_node(call_id)))
@@ -46,9 +62,15 @@ class Housekeeping:
         """Until when the holds of a node's live calls pay for them, by call id (UTC ms)."""
         return await self._run(lambda: self._read(lambda tx: tx.hold_ends(node)))
 
-    async def heartbeat(self, node: Node) -> None:
-        """Write the node's row."""
-        await self._run(lambda: self._store.run(lambda tx: tx.put_node(node)))
+    async def heartbeat(self, node: Node) -> Sequence[Node]:
+        """Write the node's row; the rows of all daemons as they were just before, so that nobody's falls in between."""
+
+        def work(tx: Transaction) -> Sequence[Node]:
+            before = tx.nodes()
+            tx.put_node(node)
+            return before
+
+        return await self._run(lambda: self._store.run(work))
 
     async def nodes(self) -> Sequence[Node]:
         """All daemons as they last wrote of themselves."""

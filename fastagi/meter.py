@@ -32,6 +32,7 @@ from fastagi.ami_events import (
     NewChannel,
     RingingBegan,
 )
+from fastagi.ami_guard import AMI_DOWN
 from fastagi.ami_link import AmiLink
 from fastagi.asking import Asker
 
@@ -316,7 +317,9 @@ class Meter:
         try:
             next_s = await self._tended(watch)
         except (CapConduitError, EngineBusy) as error:
-            log.warning("metering: %s", error, extra={"uniqueid": watch.uniqueid})
+            said = getattr(error, "slug", "") == AMI_DOWN  # the link told it, once for all calls
+            level = logging.DEBUG if said else logging.WARNING
+            log.log(level, "metering: %s", error, extra={"uniqueid": watch.uniqueid})
             next_s = min(max(self._left_s(watch) / 4, RETRY_S[0]), RETRY_S[1])
         finally:
             watch.tending = False

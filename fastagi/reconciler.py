@@ -21,13 +21,14 @@ from capconduit.errors import CapConduitError, DatabaseError
 from capconduit.services.engine import EngineBusy
 from capconduit.units import MS_PER_SECOND
 from capconduit.vocab import CallState, DialStatus
-from fastagi.ami_events import AmiEvent, ChannelList, LinkUp, ResyncNeeded
+from fastagi.ami_events import AmiEvent, ChannelList, LinkUp, LiveChannel, ResyncNeeded
 from fastagi.ami_link import AmiLink
 from fastagi.asking import Asker
 from fastagi.housekeeping import Housekeeping
 from fastagi.journal import Chunk, Entry, Journal, JournalFailed
 from fastagi.meter import Meter
 from fastagi.spool import SPOOL_FAMILY, SpoolEntry, read_entry, report_of
+from fastagi.zombies import Zombies, in_both, strangers
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Reconciler:
         node: str,
         now_ms: Callable[[], int],
         alone: Callable[[], bool],
+        zombies: Zombies | None = None,
     ) -> None:
         self._asker = asker
         self._ami = ami
@@ -110,6 +112,7 @@ class Reconciler:
         self._node = node
         self._now_ms = now_ms
         self._alone = alone
+        self._zombies = zombies
         self._nodes = NodeWatch(node)
         self._gone: list[str] = []
         self._wake = asyncio.Event()
@@ -184,7 +187,7 @@ class Reconciler:
             return (*always, self._settle_expired) if self._alone() else always
         if not self._alone():
             return (*always, self._settle_spool)
-        return (*always, self._settle_spool, self._settle_dead, self._settle_orphans)
+        return (*always, self._settle_spool, self._settle_dead, self._compare)
 
     # --- ends that were told: journal and spool -----------------------------------------------------------------------
 
@@ -317,22 +320,32 @@ class Reconciler:
         await self._settle_all(dead, "asterisk-restart")
         self._began_ms = None
 
-    async def _settle_orphans(self) -> None:
-        """Calls that two complete lists in a row do not show."""
+    async def _compare(self) -> None:
+        """Our books with Asterisk's channels: settle calls that two complete lists in a row do not show, and tell of
+        channels that two lists show and no book."""
         assert self._ami is not None
         calls = await self._calls(self._node)
-        if not calls:
-            return
         earlier = await self._ami.core_show_channels()
         self._meter.on_list(earlier)
-        if not _misses(calls, earlier):
+        strange = strangers(earlier, {call.uniqueid for call in calls}) if self._zombies is not None else []
+        if not strange and not _misses(calls, earlier):
+            await self._tell_strangers([])
             return
         await asyncio.sleep(BETWEEN_LISTS_S)
+        known = await self._zombies.live_calls() if self._zombies is not None and strange else frozenset()
         later = await self._ami.core_show_channels()
+        await self._tell_strangers(in_both(strange, strangers(later, known)))
         if not (earlier.complete and later.complete):
             return
         seen = {call.uniqueid: self._meter.seen_ms(call.uniqueid) for call in calls}
-        await self._settle_all(orphans(calls, _listing(earlier), _listing(later), seen), "reconciler")
+        gone = orphans(calls, _listing(earlier), _listing(later), seen)
+        if self._zombies is not None:
+            await self._zombies.calls_without_channel(gone)
+        await self._settle_all(gone, "reconciler")
+
+    async def _tell_strangers(self, found: Sequence[LiveChannel]) -> None:
+        if self._zombies is not None:
+            await self._zombies.channels_without_call(found)
 
     async def _settle_expired(self) -> None:
         """Without AMI: calls whose lease and funded time have passed."""

@@ -120,10 +120,12 @@ class Asterisk:
     def start(self) -> None:
         """Starts Asterisk and waits until it is fully booted (half a second). Raises LabError with its log."""
         (self.dir / "run/asterisk.ctl").unlink(missing_ok=True)
+        self._name_program(self.tree / "usr/sbin/asterisk")
         with (self.dir / "log/stdout").open("ab") as out:
             self._process = subprocess.Popen(
-                [*self._program(), "-f"], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-            )
+                [*self._loader(), str(self._program_name()), *self._options(), "-f"],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
         (self.dir / "pid").write_text(f"{self._process.pid}\n")
         try:
             wait_for(self._is_booted, "fully booted Asterisk", BOOT_TIMEOUT_S)
@@ -162,6 +164,39 @@ class Asterisk:
             process.wait(timeout_s)
         (self.dir / "pid").unlink(missing_ok=True)
 
+    def restart_now(self) -> None:
+        """`core restart now`: the calls end, and Asterisk executes itself again in the same process.
+
+        It does so by the name that it was started with, without the tree's own loader: a program that brings the loader
+        stands there for that moment. Raises LabError.
+        """
+        socket = self.dir / "run/asterisk.ctl"
+        before = socket.stat().st_ctime_ns
+        loader = " ".join(f"'{word}'" for word in self._loader())
+        real, name = self.tree / "usr/sbin/asterisk", self._program_name()
+        script = self.dir / "again"
+        script.write_text(
+            f"#!/bin/sh\nln -sfn '{real}' '{name}.new' && mv -fT '{name}.new' '{name}'\nexec {loader} '{name}' \"$@\"\n"
+        )
+        script.chmod(0o755)
+        self._name_program(script)
+        self._cli("core restart now")
+
+        def is_another() -> bool:
+            return socket.exists() and socket.stat().st_ctime_ns != before and self._is_booted()
+
+        wait_for(is_another, "restarted Asterisk", BOOT_TIMEOUT_S)
+
+    def _program_name(self) -> Path:
+        return self.dir / "asterisk"
+
+    def _name_program(self, program: Path) -> None:
+        """Lets the name that Asterisk is started with stand for this program."""
+        new = self.dir / "asterisk.new"
+        new.unlink(missing_ok=True)
+        new.symlink_to(program)
+        new.replace(self._program_name())
+
     def restart(self) -> None:
         """Stops if it runs, and starts again with the same directory: the database and the logs stay."""
         self.stop()
@@ -179,13 +214,19 @@ class Asterisk:
     # --- what a test asks
 
     def _program(self) -> list[str]:
+        return [*self._loader(), f"{self.tree}/usr/sbin/asterisk", *self._options()]
+
+    def _options(self) -> list[str]:
+        return ["-C", f"{self.dir}/etc/asterisk.conf"]
+
+    def _loader(self) -> list[str]:
+        """The tree's own loader with the tree's own libraries."""
         lib = self.tree / _MULTIARCH
         loader = lib / "ld-linux-x86-64.so.2"
         if not loader.exists():
             loader = self.tree / "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"  # Debian 11
         path = f"{lib}:{self.tree}/lib/x86_64-linux-gnu:{self.tree}/usr/lib"
-        asterisk = f"{self.tree}/usr/sbin/asterisk"
-        return [str(loader), "--library-path", path, asterisk, "-C", f"{self.dir}/etc/asterisk.conf"]
+        return [str(loader), "--library-path", path]
 
     def _cli(self, command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -35,6 +35,7 @@ from capconduit.units import parse_money
 from capconduit.vocab import CapMetric, CapScope, Strategy, TargetKind, TrunkKind
 from lab.asterisk import Asterisk
 from lab.ports import LOOPBACK, LabPorts, free_port
+from lab.root import major_of
 from lab.wait import LabError, wait_for
 
 SELLER, CAMPAIGN, RATE, TRUNK = "acme", "solar", "std", "carrier"
@@ -48,14 +49,19 @@ LOG_TAIL_CHARS: Final = 12_000
 class Floor:
     """`with Floor(tree) as floor:` starts Asterisk and the daemon with an estate of one campaign without targets.
 
-    database_url: default a SQLite file in the floor's own directory.
+    database_url: default a SQLite file in the floor's own directory. deadline_ms: of a decision, default the
+    product's. guard_s: how long the dialplan waits for the daemon.
     """
 
-    def __init__(self, tree: Path, *, database_url: str = "", node: str = "lab") -> None:
+    def __init__(
+        self, tree: Path, *, database_url: str = "", node: str = "lab", deadline_ms: int = 0, guard_s: int = 1
+    ) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="cc-floor-"))
         self.ports = LabPorts.choose()
         self.node = node
+        self.version = major_of(tree)
         self.agi_port = free_port()
+        self._deadline_ms, self._guard_s = deadline_ms, guard_s
         self._url = database_url or f"sqlite:///{self.dir}/capconduit.sqlite"
         self.config = self._configure()
         self.store = open_store(self._url, create=True)
@@ -70,21 +76,23 @@ class Floor:
         secret = self.dir / "ami.secret"
         secret.write_text(SECRET)
         secret.chmod(0o600)
+        deadline = f"deadline_ms = {self._deadline_ms}\n" if self._deadline_ms else ""
         self.config_path = self.dir / "capconduit.toml"
         self.config_path.write_text(
             f'[database]\nurl = "{self._url}"\n'
-            f'[fastagi]\nlisten = "{LOOPBACK}:{self.agi_port}"\n'
+            f'[fastagi]\nlisten = "{LOOPBACK}:{self.agi_port}"\n{deadline}'
             f'[ami]\nhost = "{LOOPBACK}"\nport = {self.ports.ami}\nsecret = "file:{secret}"\n'
             f'[node]\nname = "{self.node}"\n'
             f'[control]\nsocket = "{self.dir}/control.sock"\n'
-            f'[asterisk]\nsip_listen = "{LOOPBACK}:{self.ports.sip}"\niax_listen = "{LOOPBACK}:{self.ports.iax}"\n'
+            f"[asterisk]\nversion = {self.version}\n"
+            f'sip_listen = "{LOOPBACK}:{self.ports.sip}"\niax_listen = "{LOOPBACK}:{self.ports.iax}"\n'
         )
         return load_config(self.config_path, {})
 
     def _files(self) -> dict[str, str]:
         context = render_context(self.config, trunks.list_trunks(self.office), {})
         rtp = RtpRange(start=self.ports.rtp_start, end=self.ports.rtp_end)
-        return render_all(replace(context, rtp=rtp, guard_s=1))
+        return render_all(replace(context, rtp=rtp, guard_s=self._guard_s))
 
     def _estate(self) -> None:
         sellers.add_seller(self.office, SELLER, currency="USD", timezone="America/New_York")

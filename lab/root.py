@@ -28,6 +28,11 @@ def asterisk_major(suite: str = DEFAULT_SUITE) -> int:
     return int(SUITES[suite].rpartition("-")[2])
 
 
+def major_of(tree: Path) -> int:
+    """The major version of the Asterisk in a tree that this module made."""
+    return int(tree.name.rpartition("-")[2])
+
+
 def tree_dir(suite: str = DEFAULT_SUITE) -> Path:
     """Where the tree of a Debian suite is, or will be."""
     return LAB_DIR / SUITES[suite]

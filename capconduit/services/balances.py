@@ -195,7 +195,9 @@ def _entry(
         raise Refused(
             "not-enough-money",
             f"seller {seller.name!r} has {format_micros(account.available_micros)} {seller.currency} available",
-            "live calls hold the rest; take back less, or wait for them to end",
+            "live calls hold the rest; take back less, or wait for them to end"
+            if account.held_micros
+            else f"take back less, or let it go below zero: capconduit seller set {seller.name} --credit-limit AMOUNT",
         )
     if account.balance_micros + amount_micros > MAX_MICROS:
         raise UsageError("amount-invalid", "the balance would be larger than can be kept", "give a smaller amount")

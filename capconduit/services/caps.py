@@ -25,7 +25,7 @@ MAX_LIMIT: Final = 1_000_000_000  # calls, or units of a currency
 MAX_MINUTES: Final = 100_000_000
 MAX_CPS: Final = 10_000
 ROLLING_MS: Final = (10 * MS_PER_SECOND, 35 * 86_400 * MS_PER_SECOND)  # least and most
-_LIMIT = re.compile(r"^(none|[\d.,]+)\s*([A-Za-z]{3})?(?:\s*/\s*([a-z]+)(?::([0-9a-z]+))?)?$")
+_LIMIT = re.compile(r"^(none|[0-9.,]+)\s*([A-Za-z]{3})?(?:\s*/\s*([a-z]+)(?::([0-9a-z]+))?)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +256,13 @@ def verify_caps(office: Office, *, fix: bool = False) -> Sequence[CapDrift]:
     def work(desk: Desk) -> Sequence[CapDrift]:
         estate = desk.tx.load_estate()
         of_targets = _verify_targets(desk, fix=fix)
-        sums = desk.tx.place_sums(desk.tenant_id)
-        counters = {(c.cap_id, c.window_start_ms): c for c in desk.tx.rows(Counter, desk.tenant_id)}
         none = Books()
+        counters = {(c.cap_id, c.window_start_ms): c for c in desk.tx.rows(Counter, desk.tenant_id)}
+        if fix:  # locked before places are summed: who prunes moves what those counted into the counters
+            locked = Books()
+            desk.tx.lock_counters(dict.fromkeys(counters, desk.tenant_id), locked)
+            counters = locked.counters
+        sums = desk.tx.place_sums(desk.tenant_id)
         drifts = []
         uncounted = {c.id for c in desk.tx.rows(Cap, desk.tenant_id, metric=CapMetric.CPS.value)}
         for key in sorted(counters.keys() | sums.keys()):

@@ -18,7 +18,7 @@ MAX_THEN_AFTER_S: Final = 86_400
 # A minute, or being connected at all. With it the dearest call, two days in one increment, is far below 64 bits.
 MAX_PRICE_MICROS: Final = 10**15
 NO_NAME: Final = "none"  # on the command line it takes a rate or a schedule away, so nothing may be called so
-_INCREMENT = re.compile(r"^(\d{1,5})/(\d{1,5})$")
+_INCREMENT = re.compile(r"^([0-9]{1,5})/([0-9]{1,5})$")
 
 
 def parse_increment(text: str) -> tuple[int, int]:

@@ -29,11 +29,15 @@ def app(
     log_level: Annotated[
         LogLevel | None, typer.Option("--log-level", help="How much is logged; log.level where not given.")
     ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Start although another daemon seems to live under this node's name.")
+    ] = False,
 ) -> None:
     """Run the daemon in the foreground until it is told to stop.
 
     The configuration and the database are checked first. The daemon serves all tenants; it takes the place of this
-    process, so that signals reach it: SIGTERM and SIGINT end it after the exchanges that have begun.
+    process, so that signals reach it: SIGTERM and SIGINT end it after the exchanges that have begun. Where another
+    daemon writes heartbeats under the same node.name, it does not start.
     """
     config = state(ctx).config
     office(ctx).store.close()  # it was checked; the daemon opens its own
@@ -42,6 +46,8 @@ def app(
         command += ["--config", str(config.origin)]
     if log_level is not None:
         command += ["--log-level", log_level.value]
+    if take_over:
+        command += ["--take-over"]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from capconduit.errors import CapConduitError, PeerError, UsageError
+from capconduit.errors import CapConduitError, ExitCode, PeerError, UsageError
 from capconduit.units import format_duration, format_instant
 from capconduit_cli.app import state
 from capconduit_cli.office import office
@@ -36,6 +36,7 @@ COLUMNS: Final = (
     Column("ami", Kind.ANY),
     Column("engine", Kind.ANY),
     Column("calls", Kind.INT),
+    Column("zombies", Kind.ANY),
 )
 
 
@@ -49,9 +50,9 @@ def app(
 ) -> None:
     """Ask the daemon of this machine how it is.
 
-    It is asked over its control socket, never over the database. Where it does not answer the exit code is 4, and
-    what the database last heard of daemons goes to standard error. A daemon that is not ready tells why; with
-    --wait-ready that is exit code 4 too when the time is over.
+    It is asked over its control socket, never over the database. The exit code is 0 where it is ready, else 4. One
+    that is not ready tells why; where none answers, what the database last heard of daemons goes to standard error.
+    --wait-ready gives it time.
     """
     from capconduit.clock import SystemClock
     from capconduit_cli.control import ask_daemon
@@ -75,6 +76,8 @@ def app(
         emit_text(lines(answer))
     else:
         emit_one({column.key: answer.get(column.key) for column in COLUMNS}, COLUMNS, out)
+    if answer.get("ready") is not True:
+        raise typer.Exit(ExitCode.PEER)
 
 
 def _when_ready(socket: str, wait_ms: int, clock: Clock) -> dict[str, Any]:
@@ -126,6 +129,9 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
     if ami:
         since = f", Asterisk started {ami.get('asterisk_started')}" if ami.get("asterisk_started") else ""
         yield f"ami       {('up' if ami.get('up') else 'down') if ami.get('enabled') else 'off'}{since}"
+    control = _part(ami, "control")
+    if control:
+        yield f"          {'up' if control.get('up') else 'down'} for actions, as {control.get('user')}"
     engine = _part(answer, "engine")
     if engine:
         yield (
@@ -136,8 +142,18 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
     if journal.get("waiting") or journal.get("trouble"):
         trouble = f": {journal['trouble']}" if journal.get("trouble") else ""
         yield f"journal   {journal.get('waiting')} ends wait for the database{trouble}"
+    zombies = _part(answer, "zombies")
+    if zombies.get("channels"):
+        shown = zombies.get("shown")
+        names = [str(_each(channel).get("channel")) for channel in shown] if isinstance(shown, list) else []
+        yield f"zombies   {zombies['channels']} channels without a call: {', '.join(names)}"
+    if zombies.get("calls_found"):
+        yield f"zombies   {zombies['calls_found']} calls without a channel, since the start"
 
 
 def _part(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = answer.get(name)
+    return _each(answer.get(name))
+
+
+def _each(part: object) -> Mapping[str, Any]:
     return part if isinstance(part, Mapping) else {}

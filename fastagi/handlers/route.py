@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -30,15 +31,25 @@ UNDELIVERED_GRACE_S: Final = 5.0
 
 
 class RouteHandler:
-    """Answers `route`."""
+    """Answers `route`. `counted` adds how often the caller calls; it never fails."""
 
-    def __init__(self, asker: Asker, meter: Meter, node: str, boot_id: str, clock: Clock, deadline_ms: int) -> None:
+    def __init__(
+        self,
+        asker: Asker,
+        meter: Meter,
+        node: str,
+        boot_id: str,
+        clock: Clock,
+        deadline_ms: int,
+        counted: Callable[[RouteRequest], RouteRequest] | None = None,
+    ) -> None:
         self._asker = asker
         self._meter = meter
         self._node = node
         self._boot_id = boot_id
         self._clock = clock
         self._deadline_ms = deadline_ms
+        self._counted = counted
 
     def endpoint(self) -> Endpoint:
         """How the server runs it."""
@@ -47,6 +58,8 @@ class RouteHandler:
     async def handle(self, request: AgiRequest) -> AgiReply:
         """Decide, and remember the call for the meter."""
         command = self.command(request)
+        if self._counted is not None:
+            command = self._counted(command)
         self._meter.expect(command.uniqueid, command.channel)
         try:
             answer: RouteAnswer = await self._asker.ask(command)

@@ -120,9 +120,26 @@ def test_text_says_it_to_people(home: Path, socket_path: str, daemons: Any) -> N
 
 def test_a_daemon_that_is_not_ready_says_why(home: Path, socket_path: str, daemons: Any) -> None:
     daemons(WELL | {"ready": False, "reasons": ["ami down"]})
+    for form in ((), ("--json",), ("-o", "csv")):
+        result = status(home, socket_path, *form)
+        assert result.code == ExitCode.PEER
+        assert "ami down" in result.out
+    assert status(home, socket_path).out.splitlines()[0] == "not ready: ami down"
+
+
+def test_zombies_and_a_second_ami_user_are_told(home: Path, socket_path: str, daemons: Any) -> None:
+    ami = WELL["ami"] | {"control": {"user": "acting", "up": False}}
+    zombies = {"channels": 1, "calls_found": 2, "shown": [{"channel": "PJSIP/carrier-00000001"}]}
+    daemons(WELL | {"ami": ami, "zombies": zombies})
     result = status(home, socket_path)
     assert result.code == ExitCode.DONE
-    assert result.out.splitlines()[0] == "not ready: ami down"
+    assert result.out.splitlines()[7:] == [
+        "ami       up, Asterisk started 2026-11-21T11:00:00.000Z",
+        "          down for actions, as acting",
+        "engine    12 commands in 9 transactions, 0 waiting",
+        "zombies   1 channels without a call: PJSIP/carrier-00000001",
+        "zombies   2 calls without a channel, since the start",
+    ]
 
 
 def test_other_forms_have_the_same_fields(home: Path, socket_path: str, daemons: Any) -> None:
@@ -169,7 +186,7 @@ def test_what_is_no_answer_is_refused(
 def test_an_answer_of_another_version_is_shown_as_far_as_it_is_known(
     home: Path, socket_path: str, daemons: Any
 ) -> None:
-    daemons({"ready": True, "fastagi": "busy", "ami": None})
+    daemons({"ready": True, "fastagi": "busy", "ami": None, "zombies": {"channels": 1, "shown": 7}})
     assert status(home, socket_path).out.splitlines()[0] == "ready"
 
 
@@ -214,10 +231,13 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
 def test_serve_becomes_the_daemon_with_the_config_in_force(home: Path, executed: list[tuple[str, list[str]]]) -> None:
     config = home / "my.toml"
     run("--config", str(config), "init", "--yes", home=home)
-    result = run("--config", str(config), "serve", "--log-level", "debug", home=home)
+    result = run("--config", str(config), "serve", "--log-level", "debug", "--take-over", home=home)
     assert result.code == ExitCode.DONE, result.err
     assert executed == [
-        (sys.executable, [sys.executable, "-m", "fastagi", "--config", str(config), "--log-level", "debug"])
+        (
+            sys.executable,
+            [sys.executable, "-m", "fastagi", "--config", str(config), "--log-level", "debug", "--take-over"],
+        )
     ]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asterisk_simulator.agi_client import AgiResult, agi_exchange
-from asterisk_simulator.ami_server import AmiServer
+from asterisk_simulator.ami_server import AmiServer, User
 from asterisk_simulator.behaviours import Behaviour
 from asterisk_simulator.world import World
 from capconduit.clock import SystemClock
@@ -30,6 +30,7 @@ from capconduit.vocab import CapMetric, CapScope, TargetKind, TrunkKind
 NUMBER = "+18005550100"
 CALLER = "+12125550147"
 SECRET = "rig-secret"
+CONTROL = "capconduit-control"  # the second AMI user
 ROOT = Path(__file__).parents[2]
 
 T = TypeVar("T")
@@ -48,9 +49,18 @@ async def until(condition: Callable[[], T], timeout_s: float = 15.0) -> T:
 class Rig:
     """`async with Rig(tmp_path) as rig:` starts the simulated Asterisk and the daemon."""
 
-    def __init__(self, directory: Path, *, with_ami: bool = True, deadline_ms: int = 1_000, url: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        with_ami: bool = True,
+        with_control: bool = False,
+        deadline_ms: int = 1_000,
+        url: str = "",
+    ) -> None:
         self.dir = directory
         self.with_ami = with_ami
+        self.with_control = with_control
         self.deadline_ms = deadline_ms
         self.node = "rig"
         self.socket = "c.sock"
@@ -59,6 +69,9 @@ class Rig:
         prepare_database(self.store, SystemClock())
         self.office = Office(self.store, SystemClock(), actor="rig")
         self.ami = AmiServer(username="capconduit", secret=SECRET)
+        if with_control:
+            self.ami.users["capconduit"] = User(SECRET, write=frozenset({"reporting"}))
+            self.ami.users[CONTROL] = User(SECRET, read=False, write=frozenset({"call"}))
         self.process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -97,22 +110,23 @@ class Rig:
         self.spawn()
         await until(lambda: self.status().get("ready"))
 
-    def spawn(self) -> None:
-        """Start the daemon."""
+    def spawn(self, *options: str) -> None:
+        """Start the daemon, with these options of its command line."""
         secret = self.dir / "ami.secret"
         secret.write_text(SECRET)
         secret.chmod(0o600)
         config = self.dir / "capconduit.toml"
         host = "127.0.0.1" if self.with_ami else ""
+        control = f'control_username = "{CONTROL}"\ncontrol_secret = "file:{secret}"\n' if self.with_control else ""
         config.write_text(
             f'[database]\nurl = "{self.url}"\n'
             f'[fastagi]\nlisten = "127.0.0.1:{self.port}"\ndeadline_ms = {self.deadline_ms}\n'
-            f'[ami]\nhost = "{host}"\nport = {self.ami.port}\nsecret = "file:{secret}"\n'
+            f'[ami]\nhost = "{host}"\nport = {self.ami.port}\nsecret = "file:{secret}"\n{control}'
             f'[node]\nname = "{self.node}"\n[control]\nsocket = "{self.dir}/{self.socket}"\n'
         )
         with (self.dir / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fastagi", "--config", str(config)],
+                [sys.executable, "-m", "fastagi", "--config", str(config), *options],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 

@@ -67,9 +67,9 @@ def cluster() -> Iterator[Cluster]:
 class CrashRig(Rig):
     """A rig whose journal is in its own directory, whatever its database."""
 
-    def spawn(self) -> None:
+    def spawn(self, *options: str) -> None:
         with mock.patch.dict(os.environ, {"CAPCONDUIT_NODE__JOURNAL": f"{self.dir}/settlements.journal"}):
-            super().spawn()
+            super().spawn(*options)
 
     def requests(self, script: str) -> int:
         """Exchanges of a kind that have begun."""
@@ -465,9 +465,9 @@ class Neighbour(CrashRig):
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
 
-    def spawn(self) -> None:
+    def spawn(self, *options: str) -> None:
         with mock.patch("subprocess.Popen", self._impatient):
-            super().spawn()
+            super().spawn(*options)
 
     @staticmethod
     def _impatient(command: list[str], **more: Any) -> subprocess.Popen[bytes]:

@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import pytest
 
 from asterisk_simulator.behaviours import Answers
 from capconduit.clock import SystemClock
 from capconduit.domain.calls import AnsweredAnswer, AnswerReport, ExtendAnswer, ExtendRequest
+from capconduit.errors import ExitCode
 from capconduit.vocab import CallState, CapMetric, CapScope, DialStatus
 from fastagi.ami_events import DialBegan, DialEnded
 from fastagi.meter import Meter
 from tests.daemon.rig import Rig, until
 from tests.daemon.test_daemon import run, spec
+
+
+@asynccontextmanager
+async def second_machine(rig: Rig) -> AsyncIterator[Rig]:
+    """A machine of the same node name, without a daemon: with its own port, socket and journal; the same database."""
+    other = Rig.__new__(Rig)
+    other.__dict__.update(rig.__dict__)
+    other.dir = rig.dir / "other"
+    other.dir.mkdir()
+    other.process = None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        other.port = int(probe.getsockname()[1])
+    with mock.patch.dict(os.environ, {"CAPCONDUIT_NODE__JOURNAL": f"{other.dir}/settlements.journal"}):
+        try:
+            yield other
+        finally:
+            if other.process is not None and other.process.poll() is None:
+                other.process.kill()
+                other.process.wait()
 
 
 async def answered(rig: Rig) -> None:
@@ -151,21 +177,39 @@ def test_two_daemons_of_one_name_leave_each_others_calls_alone_and_say_so(tmp_pa
     async def test(rig: Rig) -> None:
         rig.fund("10")
         await rig.route("ours-1")  # a call that is in nobody's channel list
-        other = Rig.__new__(Rig)
-        other.__dict__.update(rig.__dict__)
-        other.dir = tmp_path / "other"
-        other.dir.mkdir()
-        other.process = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            other.port = int(probe.getsockname()[1])
-        try:
-            other.spawn()
-            await until(lambda: "another daemon runs as node" in rig.log() + other.log())
-            await until(lambda: "another daemon runs as this node" in rig.status()["reasons"])
+        async with second_machine(rig) as other:
+            other.spawn("--take-over")
+            for daemon in (rig, other):
+                await until(lambda d=daemon: "another daemon runs as this node" in d.status().get("reasons", ()))  # type: ignore[misc]
+                assert "another daemon runs as node" in daemon.log()
             assert len(rig.live()) == 1
-        finally:
-            await other.stop()
+
+    run(tmp_path, test)
+
+
+def test_a_second_daemon_of_a_name_that_lives_does_not_start(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async with second_machine(rig) as other:
+            other.spawn()
+            process = other.process
+            assert process is not None
+            await until(lambda: process.poll() is not None)
+            assert process.returncode == ExitCode.USAGE
+            assert "[node-name-taken]" in other.log()
+            assert rig.status()["ready"]
+            assert "another daemon runs" not in rig.log()
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_machine_takes_the_name_of_one_that_is_gone(tmp_path: Path, how: signal.Signals) -> None:
+    async def test(rig: Rig) -> None:
+        rig.fund("10")
+        async with second_machine(rig) as other:
+            await rig.stop(how)
+            await other.start()
+            assert (await other.route("first-1")).variables["CC_VERDICT"] == "dial"
 
     run(tmp_path, test)
 

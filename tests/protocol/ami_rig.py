@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from asterisk_simulator.ami_server import AmiServer
+from asterisk_simulator.ami_server import AmiServer, User
 from fastagi.ami_events import AmiEvent, ChannelList
-from fastagi.ami_link import AmiLink, AmiSettings
+from fastagi.ami_guard import NO_EVENTS
+from fastagi.ami_link import AmiControl, AmiLink, AmiSettings
 from tests.protocol.simulator_support import until
 
 E = TypeVar("E")
 CHANNEL = "PJSIP/carrier-00000001"
+ACTING = "acting"  # the second user
 QUICK = AmiSettings(
     "127.0.0.1",
     0,
@@ -65,17 +67,31 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    *, consume: bool = True, wait: bool = True, known_started_ms: int | None = None, **changes: Any
+    *,
+    consume: bool = True,
+    wait: bool = True,
+    known_started_ms: int | None = None,
+    control: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Rig]:
+    """`control`: a second user acts, and the first one only reads; with these changes of its settings."""
     async with AmiServer() as ami:
         settings = replace(QUICK, port=ami.port, **changes)
-        link = AmiLink(settings, now_ms=now_ms, random=lambda: 0.5, known_started_ms=known_started_ms)
+        acting = None
+        if control is not None:
+            ami.users = {
+                "sim": User("sim", write=frozenset({"reporting"})),
+                ACTING: User("act", False, frozenset({"call"})),
+            }
+            second = replace(settings, **{"username": ACTING, "secret": "act", "events": NO_EVENTS, **control})
+            acting = AmiControl(second, random=lambda: 0.5)
+        link = AmiLink(settings, now_ms=now_ms, random=lambda: 0.5, known_started_ms=known_started_ms, control=acting)
         made = Rig(link, ami)
         tasks = [asyncio.ensure_future(made.consume())] if consume else []
         link.start()
         try:
             if wait:
-                await until(lambda: link.up and (not consume or made.of(ChannelList)), "the link")
+                await until(lambda: link.up and link.can_act and (not consume or made.of(ChannelList)), "the link")
             yield made
         finally:
             await link.close()

@@ -294,7 +294,7 @@ async def inject(request: AgiRequest) -> AgiReply:
     return AgiReply((("CC_DIAL", 'PJSIP/x"\nEXEC System "id"'), ("CC_VERDICT", "dial")))
 
 
-@pytest.mark.parametrize("handler", [crash, cancel_itself, answer_nothing, answer_nonsense, raise_when_called, inject])
+@pytest.mark.parametrize("handler", [crash, answer_nothing, answer_nonsense, raise_when_called, inject])
 def test_a_handler_that_fails_is_answered_for_and_agistatus_says_so(
     run: Runner, handler: object, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -308,6 +308,20 @@ def test_a_handler_that_fails_is_answered_for_and_agistatus_says_so(
     run(scene())
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.exc_info is not None
+    assert "lab-1700000000.1" in record.getMessage()
+
+
+def test_a_handler_that_is_given_up_is_answered_for_and_is_no_error_of_ours(
+    run: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        async with serving({"route": Endpoint(cancel_itself, reject_late)}) as (server, port):
+            assert await exchange(port, "route") == Outcome(dict(LATE), failed=True)
+            assert server.counters.failures == 1
+
+    run(scene())
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.levelno == logging.WARNING
     assert "lab-1700000000.1" in record.getMessage()
 
 

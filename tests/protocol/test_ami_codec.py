@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from fastagi.ami_codec import LINE_BYTES, AmiRefused, MessageBuffer, Oversized, encode_action, parse_message
+from capconduit.asterisk.ami_codec import LINE_BYTES, AmiRefused, MessageBuffer, Oversized, encode_action, parse_message
 
 CONTROLS = ["\r", "\n", "\r\n", "\x00", "\x1f", "\x7f", "\x85", "\x9b"]
 

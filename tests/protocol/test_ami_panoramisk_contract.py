@@ -107,9 +107,9 @@ def test_an_answer_of_one_message_and_one_of_many_complete_as_we_expect() -> Non
     asyncio.run(scenario())
 
 
-def test_only_the_guard_and_the_link_import_panoramisk() -> None:
+def test_only_the_guard_and_the_connection_import_panoramisk() -> None:
+    import fastagi.ami_connection as link
     import fastagi.ami_guard as guard
-    import fastagi.ami_link as link
 
     assert issubclass(guard.GuardedProtocol, AMIProtocol)
     assert issubclass(guard.GuardedManager, Manager)

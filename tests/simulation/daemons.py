@@ -180,7 +180,7 @@ class SimDaemon(Daemon):
         machine = process.machine
         ami = AmiConfig(secret="env:NONE") if machine.with_ami else AmiConfig(host="")
         config = Config(ami=ami, node=NodeConfig(name=machine.node, journal=f"/{machine.name}.journal"))
-        super().__init__(config, store, clock)
+        super().__init__(config, store, clock, take_over=True)  # doubles are what is tested here
         self._process = process
         self._engine = SimEngine(process, store, clock)
         self._journal._files = DiskFiles(process, self.boot_id)  # type: ignore[assignment]

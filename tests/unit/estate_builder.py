@@ -57,9 +57,11 @@ from capconduit.vocab import (
     DidStatus,
     EventKind,
     LedgerKind,
+    SipTransport,
     Status,
     Strategy,
     TargetKind,
+    TrunkAuth,
     TrunkKind,
     WindowKind,
 )
@@ -154,6 +156,12 @@ class EstateBuilder:
             "region": "",
             "auth_username": "",
             "auth_secret_ref": "",
+            "auth": TrunkAuth.IP,
+            "transport": SipTransport.UDP,
+            "srtp": False,
+            "nat": False,
+            "qualify_ms": 0,
+            "permit": "",
         }
         row = Trunk(**self._stamp(name), name=name, **{**values, **fields})
         self.trunks.append(row)

@@ -1,0 +1,75 @@
+"""Transfers by either side: refused, and the call goes on where it is counted and paid."""
+
+from __future__ import annotations
+
+from lab.phone import Phone
+from tests.asterisk.ends.scenario import CALLER, TALK_MS, TARGET, Play, answered, end
+
+ELSEWHERE = "sip:+19005550199@127.0.0.1:9"
+
+
+def _is_refused(play: Play, phone: Phone, refer_to: str) -> None:
+    """This side sends REFER, is refused, and can go on talking."""
+    phone.keeps(400)
+    phone.sends("REFER", {"Refer-To": refer_to, "Referred-By": f"<{phone.uri}>"})
+    answer = phone.hears("202", "403", "405", "501", "603", of="REFER")
+    assert answer.code != 202, play.transcript()
+    phone.keeps(400)
+
+
+def _replacing(phone: Phone) -> str:
+    """Refer-To of an attended transfer to the dialog of another phone."""
+    dialog = f"{phone.call_id}%3Bto-tag%3D{phone.remote_tag}%3Bfrom-tag%3D{phone.tag}"
+    return f"<{ELSEWHERE}?Replaces={dialog}>"
+
+
+@end("REFER from the caller: refused, the call goes on until its BYE.", answered(CALLER))
+def caller_transfers_blind(play: Play) -> None:
+    play.talks()
+    _is_refused(play, play.caller, f"<{ELSEWHERE}>")
+    play.ends_by(play.caller, TALK_MS)
+
+
+@end("REFER from the target: refused, the call goes on until its BYE.", answered(TARGET))
+def target_transfers_blind(play: Play) -> None:
+    play.talks()
+    _is_refused(play, play.target, f"<{ELSEWHERE}>")
+    play.ends_by(play.target, TALK_MS)
+
+
+@end("REFER with Replaces from the caller: refused, the call goes on.", answered(CALLER))
+def caller_transfers_attended(play: Play) -> None:
+    play.talks()
+    _is_refused(play, play.caller, _replacing(play.caller))
+    play.ends_by(play.caller, TALK_MS)
+
+
+@end("REFER with Replaces from the target: refused, the call goes on.", answered(TARGET))
+def target_transfers_attended(play: Play) -> None:
+    play.talks()
+    _is_refused(play, play.target, _replacing(play.target))
+    play.ends_by(play.target, TALK_MS)
+
+
+def _presses(play: Play, phone: Phone) -> None:
+    """The code of a blind transfer in features.conf, and a number, while both talk."""
+    for each in (play.caller, play.target):
+        each.media.talk()
+    phone.media.press("#1200")
+    phone.keeps(2_500)
+    assert phone.media.has_pressed
+    assert phone.media.heard, play.transcript()
+
+
+@end("The caller presses the code of a blind transfer: keys for the target, nothing more.", answered(CALLER))
+def caller_presses_a_transfer_code(play: Play) -> None:
+    play.talks()
+    _presses(play, play.caller)
+    play.ends_by(play.caller, 0)
+
+
+@end("The target presses the code of a blind transfer: keys for the caller, nothing more.", answered(TARGET))
+def target_presses_a_transfer_code(play: Play) -> None:
+    play.talks()
+    _presses(play, play.target)
+    play.ends_by(play.target, 0)
