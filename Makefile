@@ -52,8 +52,9 @@ lab-demo: $(READY)
 	$(PYTHON) -m lab root
 	@$(VENV)/bin/capconduit demo --asterisk
 
+# Files are dealt out to two runs side by side: most tests wait for something.
 test: check
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n $(or $(JOBS),2) --dist loadfile $(PYTEST_ARGS)
 
 $(BENCHED): $(READY)
 	$(PIP) install --constraint constraints.txt --editable '.[bench]'

@@ -205,8 +205,15 @@ def test_without_a_checkout_a_real_asterisk_is_refused(home: Path, monkeypatch: 
 # --- the stage
 
 
-def test_a_kept_stage_stays_and_a_temporary_one_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose path leaves room for that of a socket (107 bytes)."""
+    with tempfile.TemporaryDirectory(prefix="cc-", dir="/tmp") as path:
+        yield Path(path)
+
+
+def test_a_kept_stage_stays_and_a_temporary_one_goes(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(short_path))
 
     async def see(keep: Path | None) -> Path:
         async with open_stage(keep) as made:
@@ -216,7 +223,7 @@ def test_a_kept_stage_stays_and_a_temporary_one_goes(tmp_path: Path, monkeypatch
             return made.directory
 
     assert not asyncio.run(see(None)).exists()
-    assert (asyncio.run(see(tmp_path / "kept")) / "capconduit.sqlite").exists()
+    assert (asyncio.run(see(short_path / "kept")) / "capconduit.sqlite").exists()
 
 
 def test_a_daemon_that_cannot_start_is_a_failure_with_its_log(tmp_path: Path) -> None:
