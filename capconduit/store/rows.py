@@ -94,3 +94,10 @@ def _loader(kind: type, columns: tuple[str, ...], hints: dict[str, Any]) -> Call
         return kind(**dict(zip(columns, values, strict=True)))
 
     return load
+
+
+def table_names() -> list[str]:
+    """Every table there is; those of single months belong to theirs."""
+    from capconduit.store.copying import COPIED
+
+    return [*(mapping(kind).table for kind in COPIED), "schema_migration", "estate_version", "estate_change"]

@@ -1,10 +1,12 @@
-"""`capconduit db`: bring the database up to date, verify it, prune it, move it."""
+"""`capconduit db`: bring the database up to date, verify it, prune it, back it up, move it."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -156,6 +158,63 @@ def copy(
     emit_rows(({"table": c.table, "rows": c.rows, "checksum": c.checksum} for c in copied), COPIED_COLUMNS, out)
     wrong = growth.verify_copy(target, made.clock, made.actor)
     notice(f"to use it, set in the configuration, in [database]: url = {_quoted(to)}")
+    if wrong:
+        _tell_wrong(wrong)
+
+
+@app.verb(
+    "backup",
+    "capconduit db backup /var/backups/capconduit.backup",
+    "capconduit db backup --force /var/backups/latest.backup",
+)
+def backup(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where it goes; readable for you alone.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE where it is there.")] = False,
+) -> None:
+    """Write everything into one file while calls go on: a SQLite database, or what pg_dump makes of PostgreSQL.
+
+    It is the state of one moment. FILE appears when it is whole and on the disk, never before. It has callers' numbers
+    and money in it: keep it where you keep those.
+    """
+    from capconduit.services import backups
+    from capconduit.services.stores import check_schema, open_store
+
+    store = open_store(state(ctx).config.database.url)
+    ctx.call_on_close(store.close)
+    check_schema(store)
+    tell = _progress()
+    size = backups.back_up(store, file, lambda done, whole: tell("pages of", whole - done), replace=force)
+    notice(f"{file}: {size:,} bytes")
+
+
+@app.verb(
+    "restore",
+    "capconduit db restore /var/backups/capconduit.backup",
+    "capconduit db restore /var/backups/capconduit.backup --yes",
+)
+def restore(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `db backup` wrote.")],
+    yes: Yes = False,
+) -> None:
+    """Replace everything by what is in a backup, all or nothing; then bring it to this version and verify it.
+
+    Stop the daemon before. A SQLite file that was there is kept beside it. Calls that began after the backup are not in
+    it: the daemon finds those that are still up in Asterisk and says so, and charges nothing for them.
+    """
+    from capconduit.clock import SystemClock
+    from capconduit.services import backups
+    from capconduit.services.stores import open_store
+    from capconduit_cli.office import actor
+
+    config = state(ctx).config
+    _refuse_running(config.control.socket)
+    store = open_store(config.database.url)
+    ctx.call_on_close(store.close)
+    confirm(f"Replace everything in {_quoted(config.database.url)} by {file}?", yes=yes)
+    kept, wrong = backups.restore(store, file, SystemClock(), actor(os.environ))
+    notice(f"everything is as it was in {file}" + (f"; what was there is in {kept}" if kept else ""))
     if wrong:
         _tell_wrong(wrong)
 

@@ -202,3 +202,52 @@ def test_a_password_in_a_url_is_not_shown() -> None:
 
     assert _quoted("postgresql://cc:s3cret@db.example.net/cc") == '"postgresql://cc:…@db.example.net/cc"'
     assert _quoted("postgresql:///cc") == '"postgresql:///cc"'
+
+
+# Backing up -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_backup_is_put_back_and_what_was_there_is_kept(home: Path, tmp_path: Path) -> None:
+    walk(home)
+    file, before = tmp_path / "capconduit.backup", contents(home)
+    made = done("db", "backup", str(file), home=home)
+    assert made.out == ""
+    assert str(file) in made.err
+    done("seller", "add", "later", home=home)
+    back = done("db", "restore", str(file), "--yes", home=home)
+    assert contents(home) == before
+    [kept] = database(home).parent.glob("*.before-*")
+    assert str(kept) in back.err
+    assert done("db", "verify", "--json", home=home).json == []
+
+
+def test_a_restore_asks_and_a_script_must_say_yes(home: Path, tmp_path: Path) -> None:
+    walk(home)
+    done("db", "backup", str(tmp_path / "b"), home=home)
+    before = contents(home)
+    assert run("db", "restore", str(tmp_path / "b"), home=home).code == ExitCode.USAGE
+    assert contents(home) == before
+
+
+def test_a_backup_in_the_way_and_a_file_that_is_none_are_refused(home: Path, tmp_path: Path) -> None:
+    walk(home)
+    file = tmp_path / "b"
+    file.write_text("mine")
+    taken = run("db", "backup", str(file), home=home)
+    assert (taken.code, "[backup-exists]" in taken.err, file.read_text()) == (ExitCode.REFUSED, True, "mine")
+    wrong = run("db", "restore", str(file), "--yes", home=home)
+    assert (wrong.code, "[backup-unreadable]" in wrong.err) == (ExitCode.REFUSED, True)
+    assert run("db", "restore", str(tmp_path / "nothing"), "--yes", home=home).code == ExitCode.REFUSED
+
+
+def test_nothing_is_put_back_under_a_running_daemon(home: Path, tmp_path: Path) -> None:
+    walk(home)
+    done("db", "backup", str(tmp_path / "b"), home=home)
+    with closing(open_store(f"sqlite:///{database(home)}")) as store, store.transaction(write=True) as tx:
+        now_ms = SystemClock().now_ms()
+        up = Node(
+            name="pbx-1", boot_id="b", started_ms=now_ms, seen_ms=now_ms, asterisk_started_ms=None, state="up"
+        )  # fmt: skip
+        tx.put_node(up)
+    refused = run("db", "restore", str(tmp_path / "b"), "--yes", home=home)
+    assert (refused.code, "pbx-1" in refused.err) == (ExitCode.REFUSED, True)
