@@ -70,6 +70,7 @@ NOUNS: Final[Sequence[Noun]] = (
     Noun("cdr", "The settled records of calls.", "Calls"),
     Noun("explain", "Why a call was decided as it was.", "Calls"),
     Noun("route", "Try a call before it happens.", "Calls"),
+    Noun("audit", "Who changed what, and taking it back.", "Insight"),
     Noun("export", "Print the whole estate as a file.", "Whole estate"),
     Noun("plan", "What a file would change of the estate.", "Whole estate"),
     Noun("apply", "Make the estate what a file says.", "Whole estate"),

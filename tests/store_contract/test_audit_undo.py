@@ -1,0 +1,210 @@
+"""Taking changes back on both databases: all of it or nothing, and never what was changed again since."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from capconduit.domain.model import Audit, Cap, RuleState, Setting, TargetState
+from capconduit.errors import NotFound, Refused
+from capconduit.services import (
+    audit,
+    balances,
+    blocks,
+    campaigns,
+    caps,
+    dids,
+    rates,
+    schedules,
+    sellers,
+    targets,
+    trunks,
+)
+from capconduit.services.office import Office
+from capconduit.services.settings import set_setting
+from capconduit.vocab import CapMetric, CapScope, Strategy, TargetKind, TrunkKind
+from tests.store_contract.test_books_written import dump
+from tests.unit.estate_builder import FakeClock, Till
+
+BOOKKEEPING = ("Audit", "Event")
+
+
+@pytest.fixture
+def office(shop: Till) -> Office:
+    """The small estate, and things that nobody uses yet."""
+    made = shop.office()
+    rates.add_rate(made, "spare", per_minute_micros=1)
+    targets.add_target(made, "spare", kind=TargetKind.PJSIP, address="sip:x@192.0.2.9")
+    later(made)
+    return made
+
+
+def last(office: Office, action: str) -> str:
+    """The id of the newest entry of an action; the clock goes on, so that the next one is newer."""
+    found = audit.list_audit(office, action=action)[0].id
+    later(office)
+    return found
+
+
+def later(office: Office) -> None:
+    """A second goes by."""
+    assert isinstance(office.clock, FakeClock)
+    office.clock.pass_ms(1_000)
+
+
+def state(office: Office) -> dict[str, list[str]]:
+    """Everything but the bookkeeping, without the instants of the last change."""
+    found: Any = dump(office.store)  # type: ignore[arg-type]
+    return {
+        name: sorted(re.sub(r"updated_ms=\d+", "", str(row)) for row in rows)
+        for name, rows in found.items()
+        if name not in BOOKKEEPING
+    }
+
+
+WEEKLY = caps.parse_limit(CapMetric.BILLABLE, "9/week")
+CHANGES: list[tuple[str, Callable[[Office], object]]] = [
+    ("rate.add", lambda o: rates.add_rate(o, "new", per_minute_micros=5)),
+    ("rate.set", lambda o: rates.set_rate(o, "spare", per_minute_micros=5)),
+    ("rate.remove", lambda o: rates.remove_rate(o, "spare")),
+    ("schedule.add", lambda o: schedules.add_schedule(o, "office", hours="Mon-Fri 09:00-17:00")),
+    ("trunk.add", lambda o: trunks.add_trunk(o, "new", kind=TrunkKind.PJSIP, hosts=["192.0.2.77"])),
+    ("seller.add", lambda o: sellers.add_seller(o, "new")),
+    ("seller.set", lambda o: sellers.suspend_seller(o, "acme", suspended=True)),
+    ("target.add", lambda o: targets.add_target(o, "new", kind=TargetKind.PJSIP, address="sip:y@192.0.2.9")),
+    ("target.set", lambda o: targets.set_target(o, "spare", ring_ms=5_000)),
+    ("target.remove", lambda o: targets.remove_target(o, "spare")),
+    ("campaign.set", lambda o: campaigns.set_campaign(o, "solar", strategy=Strategy.WEIGHTED)),
+    ("campaign.add", lambda o: campaigns.add_campaign(o, "new", seller="acme", rate="spare")),
+    ("rule.add", lambda o: targets.add_rule(o, "solar", "spare")),
+    ("did.add", lambda o: dids.add_did(o, "+18005550199", campaign="solar")),
+    ("block.add", lambda o: blocks.add_block(o, "+1212555*", blocks.Where())),
+    ("setting.set", lambda o: set_setting(o, "default_max_attempts", "3")),
+    ("cap.set", lambda o: caps.set_caps(o, CapScope.CAMPAIGN, "solar", [WEEKLY])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("action", "change"), CHANGES, ids=[action for action, _ in CHANGES])
+def test_what_is_undone_is_as_if_it_had_not_been(
+    office: Office, action: str, change: Callable[[Office], object]
+) -> None:
+    before = state(office)
+    change(office)
+    assert state(office) != before
+    undone = audit.undo(office, last(office, action))
+    after = state(office)
+    if action == "setting.set":  # its default, said
+        after["Setting"] = before["Setting"]
+    if action == "cap.set":  # its counter stays until it is pruned
+        after["Counter"] = before["Counter"]
+    assert after == before
+    assert undone.action == action
+    [told] = audit.list_audit(office, action=audit.UNDONE)
+    assert told.subject == undone.id
+
+
+def test_undoing_twice_and_after_another_change_is_refused(office: Office) -> None:
+    campaigns.set_campaign(office, "solar", strategy=Strategy.WEIGHTED)
+    entry = last(office, "campaign.set")
+    campaigns.set_campaign(office, "solar", max_attempts=1)
+    with pytest.raises(Refused, match="changed again since"):
+        audit.undo(office, entry)
+    assert campaigns.show_campaign(office, "solar").campaign.strategy is Strategy.WEIGHTED
+    newest = last(office, "campaign.set")
+    audit.undo(office, newest)
+    with pytest.raises(Refused, match="changed again since"):
+        audit.undo(office, newest)
+    audit.undo(office, entry)
+
+
+def test_the_caps_former_limit_comes_back_and_counts_what_it_counted(office: Office) -> None:
+    for limit in ("5/day", "7/day"):
+        later(office)
+        caps.set_caps(office, CapScope.TARGET, "spare", [caps.parse_limit(CapMetric.ATTEMPTS, limit)])
+    audit.undo(office, last(office, "cap.set"))
+    [cap] = [v.cap for v in caps.cap_usage(office, CapScope.TARGET, "spare")]
+    assert cap.limit_value == 5
+    assert not caps.verify_caps(office)
+
+
+def test_a_target_and_a_rule_that_come_back_can_be_locked(office: Office) -> None:
+    def states(kind: type[Any]) -> int:
+        return office.read(lambda desk: len(desk.tx.rows(kind, desk.tenant_id)))
+
+    targets_before = states(TargetState)
+    targets.add_rule(office, "solar", "spare")
+    later(office)
+    targets.remove_rule(office, "solar", "spare")
+    audit.undo(office, last(office, "rule.remove"))
+    assert states(RuleState) == 1
+    later(office)
+    targets.remove_rule(office, "solar", "spare")
+    targets.remove_target(office, "spare")
+    audit.undo(office, last(office, "target.remove"))
+    assert states(TargetState) == targets_before
+
+
+def test_what_is_in_use_by_now_stays(office: Office) -> None:
+    rates.add_rate(office, "new", per_minute_micros=5)
+    entry = last(office, "rate.add")
+    campaigns.set_campaign(office, "solar", rate="new")
+    with pytest.raises(Refused, match="in use"):
+        audit.undo(office, entry)
+    assert rates.show_rate(office, "new").per_minute_micros == 5
+
+
+def test_what_referred_to_something_gone_does_not_come_back(office: Office) -> None:
+    targets.set_target(office, "spare", rate="spare")
+    later(office)
+    targets.set_target(office, "spare", rate="")
+    entry = last(office, "target.set")
+    rates.remove_rate(office, "spare")
+    with pytest.raises(Refused) as refused:
+        audit.undo(office, entry)
+    assert refused.value.slug == "undo-conflict"
+    assert targets.show_target(office, "spare").rate == ""
+
+
+def test_money_is_not_undone(office: Office) -> None:
+    later(office)
+    balances.adjust(office, "acme", 5_000_000, reason="wire")
+    entry = audit.list_audit(office)[0]
+    with pytest.raises(Refused, match="cannot be undone") as refused:
+        audit.undo(office, entry.id)
+    assert "balance correct" in refused.value.hint
+
+
+def test_an_unknown_entry_is_named(office: Office) -> None:
+    with pytest.raises(NotFound, match="nothing"):
+        audit.undo(office, "nothing")
+
+
+def test_a_rehearsal_changes_nothing(shop: Till, office: Office) -> None:
+    set_setting(office, "default_max_attempts", "3")
+    entry = last(office, "setting.set")
+    audit.undo(shop.office(dry_run=True), entry)
+    [row] = office.read(lambda desk: desk.tx.rows(Setting, desk.tenant_id, name="default_max_attempts"))
+    assert row.value == "3"
+
+
+def test_an_entry_of_an_older_version_is_left_alone(office: Office) -> None:
+    rates.set_rate(office, "spare", per_minute_micros=5)
+    entry: Audit = audit.list_audit(office, action="rate.set")[0]
+    with office.store.transaction(write=True) as tx:
+        tx.delete(entry)
+        tx.insert(replace(entry, before='{"name": "spare"}'))
+    with pytest.raises(Refused, match="older version"):
+        audit.undo(office, entry.id)
+
+
+def test_no_cap_is_left_without_its_row(office: Office) -> None:
+    caps.set_caps(office, CapScope.CAMPAIGN, "solar", [WEEKLY])
+    before = office.read(lambda desk: len(desk.tx.rows(Cap, desk.tenant_id)))
+    caps.clear_caps(office, CapScope.CAMPAIGN, "solar")
+    for entry in audit.list_audit(office, action="cap.clear"):
+        audit.undo(office, entry.id)
+    assert office.read(lambda desk: len(desk.tx.rows(Cap, desk.tenant_id))) == before
