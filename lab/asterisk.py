@@ -97,6 +97,11 @@ class Asterisk:
         """Writes one more configuration file, such as capconduit.d/hooks.conf; `cli("dialplan reload")` reads it."""
         self._write(name, text)
 
+    def leave_out(self, module: str) -> None:
+        """Does not load this module at the next start."""
+        path = self.dir / "etc/modules.conf"
+        path.write_text(path.read_text().replace(f"load = {module}\n", ""))
+
     # --- life
 
     def __enter__(self) -> Asterisk:
@@ -238,7 +243,9 @@ class Asterisk:
         """The output of one CLI command. Raises LabError when Asterisk cannot be reached."""
         done = self._cli(command)
         if done.returncode != 0:
-            raise LabError(f"asterisk -rx {command!r} ended with {done.returncode}: {done.stdout}{done.stderr}")
+            ended = self._process.poll() if self._process is not None else None
+            gone = "" if ended is None else f"; Asterisk itself ended with {ended}"
+            raise LabError(f"asterisk -rx {command!r} ended with {done.returncode}: {done.stdout}{done.stderr}{gone}")
         return done.stdout
 
     def channels(self) -> list[str]:

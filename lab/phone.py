@@ -180,7 +180,8 @@ class Phone:
 
     def _does_not_matter(self, message: SipMessage, of: str) -> bool:
         if message.is_request:
-            return message.method in _BY_THE_WAY or (message.method == "BYE" and self.is_over)
+            late = (message.method == "BYE" and self.is_over) or (message.method == "CANCEL" and self.stubborn)
+            return message.method in _BY_THE_WAY or late
         return message.code < 200 or message.method != of
 
     def _sdp(self) -> str:

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import weakref
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -97,18 +98,20 @@ class Sipp:
         expect: int = 200,
         calls: int = 1,
         rate: int = 10,
+        period_ms: int = 1_000,
         headers: tuple[str, ...] = (),
         timeout_s: float = 20.0,
     ) -> Sipp:
         """Starts calls to `number` at 127.0.0.1:`sip_port` and does not wait.
 
         name: the display name as it stands in From, with its quotes, any bytes. expect: the final code of UAC_REFUSED.
-        headers: more lines of the INVITE. calls and rate: how many in all, and how many each second.
+        headers: more lines of the INVITE. calls and rate: how many in all, and how many in each period.
         """
         words = {"HOLD_MS": str(hold_ms), "CODE": str(expect), "HEADERS": "\n".join(headers) or "Subject: lab"}
         keys: list[str | bytes] = ["-key", "caller", caller, "-key", "display", name or b" "]
-        bounds: list[str | bytes] = ["-m", str(calls), "-r", str(rate), "-s", number, f"{LOOPBACK}:{sip_port}"]
-        return cls(scenario, [*keys, *bounds], words, timeout_s)
+        pace: list[str | bytes] = ["-r", str(rate), "-rp", str(period_ms)]
+        bounds: list[str | bytes] = ["-m", str(calls), "-s", number, f"{LOOPBACK}:{sip_port}"]
+        return cls(scenario, [*keys, *pace, *bounds], words, timeout_s)
 
     @classmethod
     def uas(
@@ -137,6 +140,11 @@ class Sipp:
         # Not by trying to bind the port: that is in SIPp's way when it does so at the same moment.
         rows = Path("/proc/net/udp").read_text().splitlines()[1:]
         return any(row.split()[1].endswith(f":{self.port:04X}") for row in rows)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
 
     @property
     def uri(self) -> str:
@@ -191,6 +199,25 @@ class Sipp:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def final_codes(messages: str) -> dict[str, tuple[int, float]]:
+    """What each INVITE of a UAC came to, by Call-ID, from its messages: the final code, and when it was sent.
+
+    0 where there was none. The instant is Unix time.
+    """
+    found: dict[str, tuple[int, float]] = {}
+    for entry in re.split(r"^-{20,} ", messages, flags=re.MULTILINE)[1:]:
+        stamp, _, rest = entry.partition("\n")
+        call_id = re.search(r"^Call-ID: *(\S+)", rest, re.MULTILINE)
+        invite = re.search(r"^CSeq: *\d+ INVITE\b", rest, re.MULTILINE)
+        if call_id is None or invite is None:
+            continue
+        code = re.search(r"^SIP/2\.0 ([2-6]\d\d) ", rest, re.MULTILINE)
+        known, began_s = found.setdefault(call_id[1], (0, datetime.fromisoformat(stamp.strip()).timestamp()))
+        if code is not None and not known:
+            found[call_id[1]] = (int(code[1]), began_s)
+    return found
 
 
 def dial(

@@ -100,7 +100,7 @@ def excess_of_actions(actions: Mapping[str, frozenset[str]]) -> list[str]:
 
     An action that only one class opens is open to whoever has that class. `all` in the list is every class.
     """
-    proven = {classes for classes in (names - {"all"} for names in actions.values()) if len(classes) == 1}
+    proven = {names - {"all"} for names in actions.values()}
     return [name for name in DANGEROUS_CLASSES if frozenset({name}) in proven]
 
 

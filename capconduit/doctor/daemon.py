@@ -263,7 +263,7 @@ def _supervision(scene: Scene) -> Iterable[Finding]:
 
 CHECKS: Final = (
     Check(
-        "daemon",
+        "daemon-ready",
         Matter.DAEMON,
         "the daemon answers on its control socket, is ready, the only one of its name, and of this version",
         (AWAY, NOT_READY, DOUBLED, OTHER_VERSION),

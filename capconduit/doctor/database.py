@@ -122,7 +122,7 @@ def _clocks(scene: Scene) -> Iterable[Finding]:
 
 CHECKS: Final = (
     Check(
-        "database",
+        "database-current",
         Matter.DATABASE,
         "the database answers and has every migration of this version",
         (AWAY, PENDING, NEWER),

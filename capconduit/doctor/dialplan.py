@@ -6,11 +6,13 @@ import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from capconduit.doctor.findings import CannotTell, Check, Fault, Finding, Matter, Severity, fine
 from capconduit.doctor.scene import Scene, is_loopback
+from capconduit.render.contexts import INBOUND_CONTEXT, SETTLE_CONTEXT
 
 CONNECT_S: Final = 2.0  # as long as Asterisk itself waits (res_agi.c)
 _EXTEN: Final = re.compile(r"exten\s*=>?\s*([^,]+),\s*([^,(]+)(?:\(([^)]*)\))?\s*,(.*)$")
@@ -20,6 +22,9 @@ _NOT_CONTEXTS: Final = frozenset({"general", "globals"})
 _AGI: Final = re.compile(r"agi://(\[[^\]]+\]|[^:/,]+)(?::(\d+))?/")
 LOADED: Final = ("pjsip.conf", "iax.conf", "manager.conf", "rtp.conf", "cdr.conf")
 DIFFERENCES_SHOWN: Final = 10
+SHOWN_CHARS: Final = 60
+SHOWN_BEFORE: Final = 15
+ASKING_CONTEXTS: Final = (INBOUND_CONTEXT, SETTLE_CONTEXT)
 AGI_PORT: Final = 4573  # res_agi.c AGI_PORT
 _ANY: Final = frozenset({"0.0.0.0", "::"})
 
@@ -89,9 +94,9 @@ def judge_dialplan(
 ) -> Iterator[Finding]:
     """Both as (context, extension, priority) → (application, arguments); of `found` only our contexts."""
     contexts = sorted({context for context, _, _ in expected})
-    there = {context for context, _, _ in found}
+    known = {context for context, _, _ in found}
     for context in contexts:
-        if context not in there:
+        if context not in known:
             yield CONTEXT_MISSING.found(f"there is no context {context}", subject=context, fix="capconduit install")
             continue
         ours = {step: call for step, call in expected.items() if step[0] == context}
@@ -99,15 +104,16 @@ def judge_dialplan(
         changed = sorted(step for step, call in ours.items() if theirs.get(step) != call)
         extra = sorted(step for step in theirs if step not in ours)
         if changed:
+            there, wanted = _where_they_differ(_text(theirs.get(changed[0])), _text(ours[changed[0]]))
             yield DIFFERS.found(
                 f"{len(changed)} of {len(ours)} priorities of {context} differ, first {_named(changed[0])}:"
-                f" {_short(theirs.get(changed[0]))} instead of {_short(ours[changed[0]])}",
+                f" {there} instead of {wanted}",
                 subject=context,
                 fix="capconduit install   # `asterisk -rx 'dialplan reload'` where the files are as rendered",
             )
         if extra:
             yield EXTRA.found(
-                f"{context} has {len(extra)} more, first {_named(extra[0])}: {_short(theirs[extra[0]])}",
+                f"{context} has {len(extra)} more, first {_named(extra[0])}: {_short(_text(theirs[extra[0]]))}",
                 subject=context,
                 fix=f"grep -rn '{context}' /etc/asterisk   # take it away there, then: asterisk -rx 'dialplan reload'",
             )
@@ -119,11 +125,20 @@ def _named(step: Step) -> str:
     return f"{step[1]},{step[2]}"
 
 
-def _short(call: tuple[str, str] | None) -> str:
-    if call is None:
-        return "nothing"
-    text = f"{call[0]}({call[1]})"
-    return text if len(text) <= 60 else f"{text[:59]}…"
+def _text(call: tuple[str, str] | None) -> str:
+    return "nothing" if call is None else f"{call[0]}({call[1]})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
+
+
+def _where_they_differ(one: str, other: str) -> tuple[str, str]:
+    """Both from a little before the first character that differs."""
+    same = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    start = same - SHOWN_BEFORE if max(len(one), len(other)) > SHOWN_CHARS and same > SHOWN_BEFORE else 0
+    lead = "…" if start else ""
+    return lead + _short(one[start:]), lead + _short(other[start:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,18 +230,18 @@ def agi_addresses(calls: Iterable[tuple[str, str]]) -> list[tuple[str, int]]:
 def dialplan_in_force(scene: Scene, contexts: Iterable[str]) -> dict[Step, tuple[str, str]]:
     """Those contexts as Asterisk has them now, over AMI ShowDialPlan (`reporting`). Raises CannotTell."""
 
-    def ask() -> dict[Step, tuple[str, str]]:
-        steps: dict[Step, tuple[str, str]] = {}
-        for context in contexts:
-            answer = scene.ami().ask("ShowDialPlan", Context=context)
-            if not answer.success and "context" not in answer.message.lower():  # "Did not find context ..."
-                raise CannotTell(
-                    f"AMI does not show the dialplan: {answer.message}", "give the AMI user `write = reporting`"
-                )
-            steps |= parse_rows(answer.rows)
-        return steps
+    def ask(context: str) -> dict[Step, tuple[str, str]]:
+        answer = scene.ami().ask("ShowDialPlan", Context=context)
+        if not answer.success and "context" not in answer.message.lower():  # "Did not find context ..."
+            raise CannotTell(
+                f"AMI does not show the dialplan: {answer.message}", "give the AMI user `write = reporting`"
+            )
+        return parse_rows(answer.rows)
 
-    return scene.source("the dialplan in force", ask)
+    steps: dict[Step, tuple[str, str]] = {}
+    for context in contexts:
+        steps |= scene.source(f"context {context}", partial(ask, context))
+    return steps
 
 
 def parse_rows(rows: Iterable[Mapping[str, str]]) -> dict[Step, tuple[str, str]]:
@@ -244,12 +259,8 @@ def parse_rows(rows: Iterable[Mapping[str, str]]) -> dict[Step, tuple[str, str]]
     return steps
 
 
-def _expected(scene: Scene) -> dict[Step, tuple[str, str]]:
-    return parse_dialplan(scene.rendered().get("extensions.conf", ""))
-
-
 def _dialplan(scene: Scene) -> Iterable[Finding]:
-    expected = _expected(scene)
+    expected = parse_dialplan(scene.rendered().get("extensions.conf", ""))
     return judge_dialplan(expected, dialplan_in_force(scene, sorted({step[0] for step in expected})))
 
 
@@ -271,9 +282,7 @@ def _loaded(scene: Scene) -> Iterable[Finding]:
 
 
 def _fastagi(scene: Scene) -> Iterable[Finding]:
-    expected = _expected(scene)
-    in_force = dialplan_in_force(scene, sorted({step[0] for step in expected}))
-    asked = agi_addresses(in_force.values())
+    asked = agi_addresses(dialplan_in_force(scene, ASKING_CONTEXTS).values())
     if not asked:
         raise CannotTell("the dialplan in force asks no daemon", "capconduit install")
     local = scene.asterisk_is_local()

@@ -83,7 +83,13 @@ def judge_pjsip(conf: ConfFile) -> Iterator[Finding]:
 def _is_open(endpoint: Section) -> bool:
     by = {word.strip().lower() for word in endpoint.get("identify_by", "username,ip").split(",")}
     into_nothing = endpoint.get("context") == NO_CONTEXT
-    return not endpoint.get("auth") and bool(by & _BY_NAME) and not into_nothing and not endpoint.get("acl")
+    return not endpoint.get("auth") and bool(by & _BY_NAME) and not into_nothing and not _is_barred(endpoint)
+
+
+def _is_barred(section: Section) -> bool:
+    """Whether it takes calls from some addresses only."""
+    denied = any(network in _EVERYWHERE for network in section.all("deny")) or bool(section.get("acl"))
+    return denied and not any(network in _EVERYWHERE for network in section.all("permit"))
 
 
 def judge_iax(conf: ConfFile) -> Iterator[Finding]:
@@ -99,10 +105,8 @@ def judge_iax(conf: ConfFile) -> Iterator[Finding]:
         )
     for section in conf.real():
         comes_in = section.get("type").lower() in ("user", "friend")
-        barred = any(d in _EVERYWHERE for d in section.all("deny")) or bool(section.get("acl"))
-        barred = barred and not any(p in _EVERYWHERE for p in section.all("permit"))
         known = section.get("secret") or section.get("inkeys") or section.get("dbsecret")
-        if comes_in and not known and not barred and section.get("context") != NO_CONTEXT:
+        if comes_in and not known and not _is_barred(section) and section.get("context") != NO_CONTEXT:
             yield IAX_GUEST.found(
                 f"user {section.name} needs no secret, context {section.get('context', 'default')}",
                 subject=section.name,
@@ -166,7 +170,7 @@ def judge_listeners(listeners: Sequence[Listener], services: Sequence[Service]) 
     """Which of our services take connections from more than this machine or a private network."""
     for service in services:
         mine = [one for one in listeners if one.port == service.port]
-        wide = [one for one in mine if one.is_everywhere or not (one.is_loopback or one.is_private)]
+        wide = [one for one in mine if not (one.is_loopback or one.is_private)]
         if wide:
             fault = LISTENS_WIDE if service.guarded else LISTENS_OPEN
             yield fault.found(

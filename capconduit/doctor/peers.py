@@ -16,6 +16,7 @@ from capconduit.asterisk.manager import Manager
 from capconduit.config import Config
 from capconduit.doctor.findings import CannotTell
 from capconduit.doctor.scene import AmiAnswer, AmiUser
+from capconduit.errors import Refused
 
 if TYPE_CHECKING:
     from capconduit.services.office import Office
@@ -57,10 +58,20 @@ def render(config: Config, office: Office, env: Mapping[str, str]) -> Mapping[st
 
 
 def differences(config: Config, files: Mapping[str, str]) -> Sequence[str]:
-    """What of rendered files Asterisk has not loaded, or otherwise, by its console. Raises PeerError."""
-    from capconduit.installation.live import LiveAsterisk
+    """What of rendered files Asterisk has not loaded, or otherwise, by its console. Raises PeerError.
 
-    return LiveAsterisk(console_of(config), Path(config.asterisk.config_dir)).differences(files)
+    Beside files of the operator's own, ours are compared as `capconduit install` fits them in.
+    """
+    from capconduit.installation.live import LiveAsterisk
+    from capconduit.installation.site import FREEPBX_SIGN, Site
+
+    place = Path(config.asterisk.config_dir)
+    try:
+        files = Site(place, freepbx=(place / FREEPBX_SIGN).exists()).wanted(files).files
+    except Refused as refused:
+        if refused.slug != "rendered-in-place":  # by `capconduit render --out`: then they are whole
+            raise
+    return LiveAsterisk(console_of(config), place).differences(files)
 
 
 def systemctl(unit: str) -> Mapping[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -11,35 +13,45 @@ import tomli_w
 
 from capconduit.errors import UsageError
 from capconduit.estate_file.comments import Comments
-from capconduit.estate_file.schema import BY_NAME, CAPS, INSTANT, NOUNS, TEXT, Document, Key, Noun, Values, read_value
+from capconduit.estate_file.schema import (
+    BY_NAME,
+    CAPS,
+    INSTANT,
+    MAX_SHOWN,
+    NOUNS,
+    TEXT,
+    Document,
+    Key,
+    Noun,
+    Values,
+    read_value,
+    shown,
+)
 from capconduit.units import format_instant
 
 FORMAT: Final = 1
 MAX_BYTES: Final = 64 * 1024 * 1024
 RENAMED: Final = "renamed_from"
 EVERYBODY: Final = "everybody"
-_TOP: Final = ("format", "exported", "settings", "system", *BY_NAME)
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_TOP: Final = ("format", "exported", "changed", "settings", "system", *BY_NAME)
 _BLOCK_FIELDS: Final = ("pattern", "seller", "campaign", *BY_NAME["block"].fields)
 
 
 def parse(text: str, name: str = "estate file") -> Document:
     """The document of a file's text. Raises UsageError: the line where it is no TOML, else the path and the value."""
-    if len(text) > MAX_BYTES:
-        raise UsageError("estate-too-large", f"{name} has {len(text):,} characters", f"{MAX_BYTES:,} at most")
-    try:
-        raw = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(
-            "estate-not-toml", f"{name}: {error}", "mend that line; `capconduit export` shows the form"
-        ) from None
+    raw = _toml(text, name)
     _known(raw, _TOP, "")
-    if raw.get("format", FORMAT) != FORMAT:
+    said = raw.get("format", FORMAT)
+    if said != FORMAT or isinstance(said, (bool, float)):
         raise UsageError(
-            "estate-format-unknown", f"format = {raw['format']!r}", f"this program reads format {FORMAT}; export anew"
+            "estate-format-unknown", f"format = {shown(said)}", f"this program reads format {FORMAT}; export anew"
         )
     document = Document()
     if "exported" in raw:
         document.exported_ms = read_value("exported", INSTANT, raw["exported"])
+    if "changed" in raw:
+        document.changed_ms = read_value("changed", INSTANT, raw["changed"])
     settings = _table("settings", raw.get("settings", {}))
     document.settings = {key: _setting(key, value) for key, value in settings.items()}
     system = _table("system", raw.get("system", {}))
@@ -54,10 +66,25 @@ def parse(text: str, name: str = "estate file") -> Document:
     return document
 
 
+def _toml(text: str, name: str) -> dict[str, Any]:
+    if len(text) > MAX_BYTES:
+        raise UsageError("estate-too-large", f"{name} has {len(text):,} characters", f"{MAX_BYTES:,} at most")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
+        raise UsageError(
+            "estate-not-toml", f"{name}: {error}", "mend that line; `capconduit export` shows the form"
+        ) from None
+
+
 def _setting(name: str, value: Any) -> str:
     """Settings are kept as texts; a file may write numbers as numbers."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise UsageError("estate-value-invalid", f"settings.{name} = {value!r}", "expected a text or a whole number")
+        raise UsageError(
+            "estate-value-invalid",
+            f"{path_of('settings', (name,))} = {shown(value)}",
+            "expected a text or a whole number",
+        )
     return str(value)
 
 
@@ -66,7 +93,7 @@ def _tables(noun: Noun, raw: Any, document: Document) -> None:
         if noun.parts == 1:
             _one(noun, (first,), table, document)
         else:
-            for second, inner in _table(f"{noun.name}.{first}", table).items():
+            for second, inner in _table(path_of(noun.name, (first,)), table).items():
                 _one(noun, (first, second), inner, document)
 
 
@@ -85,7 +112,7 @@ def _one(noun: Noun, key: Key, raw: Any, document: Document) -> None:
 def _blocks(raw: Any, document: Document) -> None:
     """`[[block]]` tables: a pattern, and for whose calls."""
     if not isinstance(raw, list):
-        raise UsageError("estate-value-invalid", f"block = {raw!r}", "write each block as a table: [[block]]")
+        raise UsageError("estate-value-invalid", f"block = {shown(raw)}", "write each block as a table: [[block]]")
     noun = BY_NAME["block"]
     for place, entry in enumerate(raw, 1):
         path = f"block {place}"
@@ -93,12 +120,14 @@ def _blocks(raw: Any, document: Document) -> None:
         _known(table, _BLOCK_FIELDS, path)
         if "pattern" not in table or ("seller" in table and "campaign" in table):
             raise UsageError(
-                "estate-block-invalid", f"{path} = {table!r}", "give a pattern, and a seller or a campaign or none"
+                "estate-block-invalid", f"{path} = {shown(table)}", "give a pattern, and a seller or a campaign or none"
             )
         pattern = read_value(f"{path}.pattern", TEXT, table["pattern"])
         key = (_whose(table, path), pattern)
         if key in document.nouns["block"]:
-            raise UsageError("estate-twice", f"{path}: {pattern!r} is there already for {key[0]}", "keep one of them")
+            raise UsageError(
+                "estate-twice", f"{path}: {shown(pattern)} is there already for {key[0]}", "keep one of them"
+            )
         document.nouns["block"][key] = {
             name: read_value(f"{path}.{name}", noun.fields[name].form, table[name])
             for name in noun.fields
@@ -115,7 +144,7 @@ def _whose(table: Mapping[str, Any], path: str) -> str:
 
 def _table(path: str, raw: Any) -> dict[str, Any]:
     if not isinstance(raw, dict):
-        raise UsageError("estate-value-invalid", f"{path} = {raw!r}", f"expected a table: [{path}]")
+        raise UsageError("estate-value-invalid", f"{path} = {shown(raw)}", f"expected a table: [{path}]")
     return raw
 
 
@@ -124,26 +153,35 @@ def _known(table: Mapping[str, Any], names: Iterable[str], path: str) -> None:
     for name in table:
         if name not in known:
             near = get_close_matches(name, known, n=1)
-            where = f"{path}.{name}" if path else name
+            where = f"{path}.{_part(name)}" if path else _part(name)
             hint = f"did you mean {near[0]!r}?" if near else f"it can have {', '.join(known)}"
             raise UsageError("estate-key-unknown", f"nothing is called {where}", hint)
 
 
 def path_of(noun: str, key: Key) -> str:
     """How a thing is called in messages and in the file: `campaign.solar`, `rule.solar.buyer1`."""
-    return ".".join(
-        (noun, *(part if part.replace("-", "").replace("_", "").isalnum() else f'"{part}"' for part in key))
-    )
+    return ".".join((noun, *map(_part, key)))
+
+
+def _part(name: str) -> str:
+    """A part of a key: quoted where TOML wants it so, and never longer than a message should be."""
+    brief = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
+    return brief if _BARE.fullmatch(brief) else json.dumps(brief, ensure_ascii=False)
 
 
 def render(document: Document, *, former: str = "") -> str:
-    """The text of a document, always in the same order. Comments of the text `former` stay at what they stood at."""
+    """The text of a document, always in the same order. Comments of the text `former` stay at what they stood at.
+
+    Raises UsageError where `former` is no TOML.
+    """
     top: dict[str, Any] = {"format": FORMAT}
     if document.exported_ms is not None:
         top["exported"] = format_instant(document.exported_ms)
+    if document.changed_ms is not None:
+        top["changed"] = format_instant(document.changed_ms)
     if document.settings:
         top["settings"] = dict(sorted(document.settings.items()))
-    if document.system_caps:
+    if document.system_caps is not None:
         top["system"] = {"caps": CAPS.write(document.system_caps)}
     for noun in NOUNS:
         rows = document.nouns[noun.name]
@@ -160,7 +198,10 @@ def render(document: Document, *, former: str = "") -> str:
             place[key[-1]] = _written(noun, rows[key])
         top[noun.name] = tables
     text = tomli_w.dumps(top)
-    return Comments.of(former).put_into(text) if former else text
+    if not former:
+        return text
+    _toml(former, "the file with the comments")
+    return Comments.of(former).put_into(text)
 
 
 def _written(noun: Noun, values: Values) -> dict[str, Any]:

@@ -6,15 +6,16 @@ A value is kept as the program counts it (micros, milliseconds, whole numbers), 
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from capconduit.config_rules import Invalid, secret_reference
 from capconduit.errors import CapConduitError, UsageError
 from capconduit.units import (
     MICROS_PER_UNIT,
-    MS_PER_SECOND,
     format_instant,
     format_micros,
     format_span,
@@ -36,9 +37,20 @@ from capconduit.vocab import (
 )
 
 SECONDS_PER_MINUTE: Final = 60
+MAX_SHOWN: Final = 80  # characters of a value in a message
+MAX_MESSAGE: Final = 500  # characters of what a reader says of a value
 _LIMIT = re.compile(
-    r"^(?P<metric>[a-z]+)\s+(?P<number>[\d.,]+)(?:\s*/\s*(?P<window>[a-z]+)(?::(?P<length>[0-9a-z]+))?)?$"
+    r"(?P<metric>[a-z]+)[ \t]+(?P<number>[0-9.]{1,20})(?:\s*/\s*(?P<window>[a-z]+)(?::(?P<length>[0-9a-z]{1,32}))?)?"
 )
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = _brief.maxlong = MAX_SHOWN
+_brief.maxlevel = 3
+
+
+def shown(value: Any) -> str:
+    """A value of a file in a message: short, however long or deep it is."""
+    return _brief.repr(value)
 
 
 class CapLimit(NamedTuple):
@@ -52,11 +64,15 @@ class CapLimit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How the values of a kind are read from TOML, and written. `expected` tells what was expected instead."""
+    """How the values of a kind are read from TOML, and written. `expected` tells what was expected instead.
+
+    `hidden`: one that is wrong may be a secret, so no message repeats it.
+    """
 
     expected: str
     read: Callable[[Any], Any]
     write: Callable[[Any], Any]
+    hidden: bool = False
 
 
 class _NotIt(Exception):
@@ -82,8 +98,12 @@ def _number(value: Any) -> int:
 
 
 def _money(value: Any) -> int:
-    """Floats are refused: 0.1 is not a tenth."""
-    return parse_money(str(_number(value))) if not isinstance(value, str) else parse_money(value)
+    """Floats are refused: 0.1 is not a tenth. So is a currency: it is that of the rate or the seller, whatever is
+    written behind an amount."""
+    text = value if isinstance(value, str) else str(_number(value))
+    if text.strip()[-1:].isalpha():
+        raise _NotIt
+    return parse_money(text)
 
 
 def _span(value: Any) -> int:
@@ -100,11 +120,29 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(_text(item) for item in value)
 
 
+def _words(value: Any) -> tuple[str, ...]:
+    """Texts that are kept in one, separated by commas."""
+    words = _texts(value)
+    if any("," in word or not word for word in words):
+        raise _NotIt
+    return words
+
+
+def _secret(value: Any) -> str:
+    try:
+        secret_reference(_text(value))
+    except Invalid:
+        raise _NotIt from None
+    return str(value)
+
+
 def _instant(value: Any) -> int | None:
-    """Full instants only: `tomorrow` would be another one each time the file is read."""
+    """Days and instants only: `yesterday` would be another one each time the file is read."""
     if value == "":
         return None
-    return parse_instant(_text(value), now_ms=0)
+    if not _DAY.match(_text(value)):
+        raise _NotIt
+    return parse_instant(value, now_ms=0)
 
 
 def _one_of(words: type[StrEnum], *, empty: bool = False) -> Form:
@@ -126,11 +164,13 @@ def _caps(value: Any) -> tuple[CapLimit, ...]:
 
 
 def _cap(text: str) -> CapLimit:
-    match = _LIMIT.match(text.strip().lower())
+    match = _LIMIT.fullmatch(text.strip().lower())
     if match is None or match["metric"] not in tuple(CapMetric):
         raise _NotIt
     metric, window = CapMetric(match["metric"]), match["window"] or WindowKind.NONE.value
     if window not in tuple(WindowKind) or (window == WindowKind.ROLLING) != (match["length"] is not None):
+        raise _NotIt
+    if match["window"] == WindowKind.NONE or (metric in _COUNTED_NOW) != (window == WindowKind.NONE):
         raise _NotIt
     number = match["number"]
     if metric is CapMetric.SPEND:
@@ -140,6 +180,9 @@ def _cap(text: str) -> CapLimit:
     else:
         raise _NotIt
     return CapLimit(metric.value, window, parse_duration_ms(match["length"]) if match["length"] else 0, value)
+
+
+_COUNTED_NOW: Final = (CapMetric.CONCURRENT, CapMetric.CPS)
 
 
 def format_cap(limit: CapLimit) -> str:
@@ -161,7 +204,10 @@ FLAG: Final = Form("true or false", _flag, bool)
 NUMBER: Final = Form("a whole number", _number, int)
 MONEY: Final = Form('an amount in quotes like "0.20"', _money, lambda micros: format_micros(micros, trim=True))
 SPAN: Final = Form('a duration in quotes like "20s"', _span, _write_span)
-TEXTS: Final = Form('a list of texts like ["192.0.2.1"]', _texts, list)
+WORDS: Final = Form('a list of texts like ["192.0.2.1"]', _words, list)
+SECRET: Final = Form(
+    'where the secret is: "file:/absolute/path" or "env:NAME", never the secret itself', _secret, str, hidden=True
+)
 INSTANT: Final = Form(
     'an instant in quotes like "2026-12-31T00:00:00Z", or an empty text',
     _instant,
@@ -207,10 +253,10 @@ NOUNS: Final[Sequence[Noun]] = (
     _noun("schedule", hours=Field(TEXT, needed=True), timezone=_ANY, holidays=_ANY),
     _noun(
         "trunk",
-        kind=Field(_one_of(TrunkKind), needed=True, fixed=True), hosts=Field(TEXTS), port=Field(NUMBER),
-        codecs=Field(TEXTS), region=_ANY, auth=Field(_one_of(TrunkAuth)), username=_ANY, secret=_ANY,
+        kind=Field(_one_of(TrunkKind), needed=True, fixed=True), hosts=Field(WORDS), port=Field(NUMBER),
+        codecs=Field(WORDS), region=_ANY, auth=Field(_one_of(TrunkAuth)), username=_ANY, secret=Field(SECRET),
         transport=Field(_one_of(SipTransport)), srtp=Field(FLAG), nat=Field(FLAG), qualify=Field(SPAN),
-        permit=Field(TEXTS), caps=Field(CAPS),
+        permit=Field(WORDS), caps=Field(CAPS),
     ),
     _noun(
         "seller",
@@ -247,7 +293,8 @@ Values = dict[str, Any]  # by field
 class Document:
     """An estate as a file says it. `settings` by name as texts; `system_caps` None: not said.
 
-    `renamed`: former names by noun and key. `exported_ms`: when the file was written from an estate, if it was.
+    `renamed`: former names by noun and key. `exported_ms`: when the file was written from an estate, if it was;
+    `changed_ms`: the last change of that estate that is in it.
     """
 
     nouns: dict[str, dict[Key, Values]] = field(default_factory=lambda: {noun.name: {} for noun in NOUNS})
@@ -255,18 +302,15 @@ class Document:
     system_caps: tuple[CapLimit, ...] | None = None
     renamed: dict[tuple[str, Key], str] = field(default_factory=dict)
     exported_ms: int | None = None
+    changed_ms: int | None = None
 
 
 def read_value(path: str, form: Form, value: Any) -> Any:
     """A value of the file as the program counts it. Raises UsageError with the path and the value."""
+    said = f"{path} is not understood" if form.hidden else f"{path} = {shown(value)}"
     try:
         return form.read(value)
     except _NotIt:
-        raise UsageError("estate-value-invalid", f"{path} = {value!r}", f"expected {form.expected}") from None
+        raise UsageError("estate-value-invalid", said, f"expected {form.expected}") from None
     except CapConduitError as error:
-        raise UsageError(error.slug, f"{path} = {value!r}: {error.message}", error.hint) from None
-
-
-def seconds_of(span_ms: int) -> int:
-    """Whole seconds of a duration."""
-    return span_ms // MS_PER_SECOND
+        raise UsageError(error.slug, f"{said}: {error.message[:MAX_MESSAGE]}", error.hint) from None

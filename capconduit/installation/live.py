@@ -18,6 +18,7 @@ from capconduit.asterisk.console import Console
 from capconduit.asterisk.manager import Manager
 from capconduit.errors import PeerError
 from capconduit.installation import loaded
+from capconduit.installation.install import RELOAD_FAILED
 from capconduit.installation.parts import sections_of
 from capconduit.render.files import BY_NAME
 
@@ -30,6 +31,7 @@ MODULES: Final[Mapping[str, str]] = {
     "extensions.conf": "pbx_config.so",
     "pjsip.conf": "res_pjsip.so",
     "iax.conf": "chan_iax2.so",
+    "cdr_custom.conf": "cdr_custom.so",
 }
 _DIRECTORY: Final = re.compile(r"^ *Configuration directory: *(.*?) *$", re.MULTILINE)
 _BUSY: Final = re.compile(r"already in progress|try again later|please be patient", re.IGNORECASE)
@@ -85,14 +87,18 @@ class LiveAsterisk:
         answer = self._asked_again(file.reload)
         if _NOT_THERE.search(answer):
             module = MODULES.get(name)
-            if module is None:
+            if module is None or not self._wants(module):
                 self.notices.append(f"{name}: its module does not run in this Asterisk, which leaves the file unread")
                 return
             answer = self._console.ask(f"module load {module}")
             if _NOT_THERE.search(answer) or _FAILED.search(answer):
                 self.notices.append(f"{name}: {module} does not run in this Asterisk and cannot be loaded")
         elif _FAILED.search(answer):
-            raise PeerError("reload-failed", f"`{file.reload}`: {answer.strip()}", "look at Asterisk's log")
+            raise PeerError(RELOAD_FAILED, f"`{file.reload}`: {answer.strip()}", "look at Asterisk's log")
+
+    def _wants(self, module: str) -> bool:
+        """Whether Asterisk tried to start this module, and it declined for want of its file: not one under noload."""
+        return module in self._console.ask(f"module show like {module}")
 
     def _asked_again(self, command: str) -> str:
         """The answer to a reload; Asterisk refuses one while another is under way."""
@@ -171,10 +177,10 @@ class LiveAsterisk:
         found: list[str] = []
         for section in sections_of(text):
             kind = section.option("type")
-            if kind not in loaded.SHOWN_OPTIONS:
+            if kind not in loaded.SHOWN_TYPES:
                 continue
             differences = loaded.object_differences(section, self._console.ask(f"pjsip show {kind} {section.name}"))
-            if differences and kind == _IMMOVABLE and not differences[0].endswith("is not in Asterisk"):
+            if differences and kind == _IMMOVABLE and loaded.MISSING not in differences[0]:
                 # res_pjsip keeps a transport as it is until Asterisk restarts: calls are on it.
                 self.notices.append(f"{'; '.join(differences)}: changed when Asterisk restarts")
                 continue

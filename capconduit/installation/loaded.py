@@ -143,20 +143,25 @@ def _short(text: str) -> str:
 
 # PJSIP --------------------------------------------------------------------------------------------------------------
 
-# Types of pjsip.conf that the console shows one by one, and of each the options whose words come back as they were
-# written (apart from yes/true): enough to tell the old object from the new one.
-SHOWN_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "endpoint": (
-        "context", "aors", "auth", "outbound_auth", "transport", "allow", "direct_media", "allow_transfer",
-        "trust_id_inbound", "rtp_symmetric", "force_rport", "rewrite_contact", "from_user", "from_domain",
-        "outbound_proxy",
-    ),
-    "aor": ("contact", "max_contacts", "qualify_frequency", "outbound_proxy"),
-    "auth": ("username", "password", "realm"),
-    "identify": ("endpoint", "match"),
-    "registration": ("server_uri", "client_uri", "outbound_auth"),
-    "transport": ("bind", "protocol"),
-}  # fmt: skip
+# Types of pjsip.conf that the console shows one by one. An object that Asterisk refuses on a reload stays as it was, so
+# each option counts: its name must be known, and what we write ourselves must come back as written (yes for true).
+SHOWN_TYPES: Final = ("endpoint", "aor", "auth", "identify", "registration", "transport")
+MODULE_OF: Final[Mapping[str, str]] = {
+    "registration": "res_pjsip_outbound_registration.so",
+    "identify": "res_pjsip_endpoint_identifier_ip.so",
+}
+MISSING: Final = "is not in Asterisk"
+# Known, and not among what is shown.
+HIDDEN_OPTIONS: Final = frozenset(
+    {"type", "disallow", "permit", "deny", "contact_permit", "contact_deny", "local_net", "async_operations"}
+)
+# Shown in other words than they are written in.
+OTHER_WORDS: Final = frozenset(
+    {
+        "identify_by", "callerid", "dtls_verify", "local_net", "tos", "tos_audio", "tos_video", "cipher", "method",
+        "redirect_method", "set_var", "bind",
+    }
+)  # fmt: skip
 _ROW: Final = re.compile(r"^ ([a-z0-9_]+) +: ?(.*?) *$", re.MULTILINE)
 
 
@@ -175,7 +180,7 @@ def options_of(section: Section) -> dict[str, list[str]]:
     for line in section.text.splitlines():
         name, equals, value = _COMMENT.sub("", line).partition("=")
         if equals and not line.lstrip().startswith(("[", "#")):
-            found.setdefault(name.strip().lower(), []).append(value.removeprefix(">").strip())
+            found.setdefault(name.strip().lower(), []).append(_unescaped(value.removeprefix(">").strip()))
     return found
 
 
@@ -185,13 +190,18 @@ def object_differences(section: Section, text: str) -> list[str]:
     where = f"pjsip {kind} {section.name}"
     shown = shown_options(text)
     if not shown:
-        return [f"{where} is not in Asterisk"]
-    ours = options_of(section)
-    return [
-        f"{where}: {option} is {'another' if option == 'password' else ', '.join(shown[option]) or 'empty'} in Asterisk"
-        for option in SHOWN_OPTIONS[kind]
-        if option in ours and option in shown and _differ(_words(option, ours[option]), _words(option, shown[option]))
-    ]
+        without = f": {MODULE_OF[kind]} does not run" if kind in MODULE_OF and "No such command" in text else ""
+        return [f"{where} {MISSING}{without}"]
+    found = []
+    for option, values in options_of(section).items():
+        if option in HIDDEN_OPTIONS:
+            continue
+        if option not in shown:
+            found.append(f"{where}: Asterisk does not know the option {option}")
+        elif option not in OTHER_WORDS and _differ(_words(option, values), _words(option, shown[option])):
+            told = "another" if option == "password" else ", ".join(shown[option]) or "empty"
+            found.append(f"{where}: {option} is {told} in Asterisk")
+    return found
 
 
 def _differ(ours: list[str], theirs: list[str]) -> bool:
@@ -224,6 +234,12 @@ def _network(text: str) -> str:
 
 # AMI and IAX2 -------------------------------------------------------------------------------------------------------
 
+USER_OPTIONS: Final = frozenset(
+    {
+        "secret", "deny", "permit", "acl", "read", "write", "writetimeout", "eventfilter", "displayconnects",
+        "allowmultiplelogin", "setvar",
+    }
+)  # fmt: skip
 _FIELD: Final = re.compile(r"^ *([A-Za-z][\w >-]*?) *: (.*?) *$", re.MULTILINE)
 
 
@@ -239,15 +255,18 @@ def user_differences(section: Section, text: str) -> list[str]:
     if shown.get("username") != section.name:
         return [f"{where} is not in Asterisk"]
     ours = options_of(section)
-    return [
-        f"{where}: {option} is {shown.get(f'{option} perm', '')} in Asterisk"
-        for option in ("read", "write")
-        if option in ours and _rights(ours[option][-1]) != _rights(shown.get(f"{option} perm", ""))
-    ]
+    odd = [name for name in ours if name.partition("(")[0] not in USER_OPTIONS]
+    found = [f"{where}: Asterisk does not know the option {name}" for name in odd]
+    for option in ("read", "write"):
+        has = shown.get(f"{option} perm", "")
+        # Without a line there is no right; but a reload keeps what was there before.
+        if _rights(",".join(ours.get(option, [""])[-1:])) != _rights(has):
+            found.append(f"{where}: {option} is {has or 'empty'} in Asterisk")
+    return found
 
 
 def _rights(text: str) -> set[str]:
-    return {word.strip() for word in text.split(",") if word.strip()}
+    return {word.strip() for word in text.split(",") if word.strip()} - {"<none>"}
 
 
 def peer_differences(section: Section, text: str) -> list[str]:

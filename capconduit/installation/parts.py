@@ -102,14 +102,15 @@ def fit(name: str, text: str, theirs: Sequence[Section]) -> str | None:
     taken = {section.name.lower() for section in theirs}
     left_to_them = {section.kind for section in theirs if section.kind[0] in _OBJECTS_OF_ALL}
     dropped = [section.name for section in ours if section.kind in left_to_them]
-    kept = [head]
+    kept, ours_so_far = [head], set[str]()
     for section in ours:
         low = section.name.lower()
         if section.kind in left_to_them:
             continue
         if "+" in section.modifiers:
-            added = section.text if low in taken else section.text.replace(section.modifiers, "", 1)
-            kept.append(added)
+            there = low in taken or low in ours_so_far
+            ours_so_far.add(low)
+            kept.append(section.text if there else section.text.replace(section.modifiers, "", 1))
             continue
         if low in taken and low in ("general", "globals", "mappings"):
             kept += _beside(name, section)
@@ -120,6 +121,7 @@ def fit(name: str, text: str, theirs: Sequence[Section]) -> str | None:
                 f"[{section.name}] is in {name} already, and is not ours",
                 "give one of the two another name, or take theirs away",
             )
+        ours_so_far.add(low)
         kept.append(_without_transports(section.text, dropped))
     return "".join(kept)
 

@@ -34,6 +34,7 @@ SECRET_FILES: Final = frozenset(file.name for file in CONF_FILES if file.secret)
 # What a template may pass a value through; each refuses what cannot stand in that place.
 FILTERS: Final[dict[str, Callable[..., escape.Checked]]] = {
     "section": escape.section,
+    "ami_user": escape.ami_user,
     "word": escape.word,
     "value": escape.value,
     "secret": partial(escape.value, secret=True),

@@ -61,6 +61,13 @@ def section(value: str, field: str) -> Checked:
     return Checked(value)
 
 
+def ami_user(value: str, field: str) -> Checked:
+    """A section of manager.conf: as `section`, and it may be called after us. Raises UsageError."""
+    if not _SECTION.fullmatch(value) or value.lower() == "general":
+        raise _refuse(field, value, "a name of letters, digits, '_', '.' and '-', other than general")
+    return Checked(value)
+
+
 def word(value: str, field: str) -> Checked:
     """A bare word that is safe as a dialplan argument: a context, a codec, a node name. Raises UsageError."""
     if not _WORD.fullmatch(value):

@@ -130,11 +130,10 @@ def _ami(config: Config, env: Mapping[str, str]) -> Ami:
 
 
 def _trunk(trunk: Trunk, env: Mapping[str, str]) -> TrunkContext:
-    secret = resolve_secret(trunk.auth_secret_ref, env) if trunk.auth_secret_ref else ""
-    if trunk.auth_username and not secret:
-        raise ConfigError(
-            "trunk-secret-missing", f"trunk {trunk.name!r} has a username and no secret", "set its secret reference"
-        )
+    try:
+        secret = resolve_secret(trunk.auth_secret_ref, env) if trunk.auth_secret_ref else ""
+    except ConfigError as error:
+        raise ConfigError(error.slug, f"trunk {trunk.name!r}: {error.message}", error.hint) from None
     return TrunkContext(
         name=trunk.name,
         kind=trunk.kind,

@@ -20,6 +20,7 @@ def check_context(context: RenderContext) -> None:
         if not low <= number <= high:
             raise UsageError("out-of-range", f"{field}: {number}", f"expected {low} to {high}")
     _check_transports(context)
+    _check_ami(context)
     _check_codecs("target_codecs", context.target_codecs, TrunkKind.PJSIP)
     for trunk in context.trunks:
         _check_trunk(trunk, context)
@@ -60,6 +61,14 @@ def _check_transports(context: RenderContext) -> None:
             raise UsageError(
                 "tls-incomplete", "SIP over TLS has no certificate", "set asterisk.tls_cert and asterisk.tls_key"
             )
+
+
+def _check_ami(context: RenderContext) -> None:
+    names = [user.username for user in context.ami.users]
+    if len(set(names)) != len(names):
+        raise UsageError(
+            "ami-user-twice", f"AMI user {names[0]!r} is there twice", "give ami.control_username another name"
+        )
 
 
 def _check_codecs(field: str, codecs: tuple[str, ...], kind: TrunkKind) -> None:

@@ -178,17 +178,19 @@ def remove_campaign(office: Office, name: str) -> None:
 
 
 class _Names:
-    """What campaigns refer to and what refers to them, read once."""
+    """What campaigns (or `one`) refer to and what refers to them, read once."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._sellers = {s.id: s.name for s in desk.tx.rows(Seller, desk.tenant_id)}
-        self._rates = {r.id: r.name for r in desk.tx.rows(Rate, desk.tenant_id)}
-        self._schedules = {s.id: s.name for s in desk.tx.rows(Schedule, desk.tenant_id)}
+    def __init__(self, desk: Desk, one: Campaign | None = None) -> None:
+        of: dict[str, Any] = {"campaign_id": one.id} if one else {}
+        rows = desk.tx.rows
+        self._sellers = {s.id: s.name for s in rows(Seller, desk.tenant_id, **_by_id(one and one.seller_id))}
+        self._rates = {r.id: r.name for r in rows(Rate, desk.tenant_id, **_by_id(one and one.rate_id))}
+        self._schedules = {s.id: s.name for s in rows(Schedule, desk.tenant_id)}
         self._dids: dict[str | None, int] = {}
         self._rules: dict[str | None, int] = {}
-        for did in desk.tx.rows(Did, desk.tenant_id):
+        for did in rows(Did, desk.tenant_id, **of):
             self._dids[did.campaign_id] = self._dids.get(did.campaign_id, 0) + 1
-        for rule in desk.tx.rows(Rule, desk.tenant_id):
+        for rule in rows(Rule, desk.tenant_id, **of):
             self._rules[rule.campaign_id] = self._rules.get(rule.campaign_id, 0) + 1
 
     def view(self, campaign: Campaign) -> CampaignView:
@@ -202,5 +204,9 @@ class _Names:
         )
 
 
+def _by_id(row_id: str | None) -> dict[str, Any]:
+    return {"id": row_id} if row_id else {}
+
+
 def _view(desk: Desk, campaign: Campaign) -> CampaignView:
-    return _Names(desk).view(campaign)
+    return _Names(desk, campaign).view(campaign)

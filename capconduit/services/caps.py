@@ -6,11 +6,25 @@ import re
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from capconduit.domain.books import Books, Changes, CounterKey
-from capconduit.domain.estate import Estate, ZonedCap
-from capconduit.domain.model import Call, Campaign, Cap, Counter, Did, Place, Rule, Seller, Target, TargetState, Trunk
+from capconduit.domain.estate import Estate, Rows, ZonedCap, build_estate
+from capconduit.domain.model import (
+    Call,
+    Campaign,
+    Cap,
+    Counter,
+    Did,
+    Entity,
+    Place,
+    Rule,
+    Seller,
+    Setting,
+    Target,
+    TargetState,
+    Trunk,
+)
 from capconduit.domain.needs import Needs
 from capconduit.domain.numbers import parse_number
 from capconduit.domain.rating import SECONDS_PER_MINUTE
@@ -25,6 +39,10 @@ MAX_LIMIT: Final = 1_000_000_000  # calls, or units of a currency
 MAX_MINUTES: Final = 100_000_000
 MAX_CPS: Final = 10_000
 ROLLING_MS: Final = (10 * MS_PER_SECOND, 35 * 86_400 * MS_PER_SECOND)  # least and most
+_LIMITED: Final[Mapping[CapScope, type[Entity]]] = {
+    CapScope.SELLER: Seller, CapScope.CAMPAIGN: Campaign, CapScope.DID: Did, CapScope.RULE: Rule,
+    CapScope.TARGET: Target, CapScope.TRUNK: Trunk,
+}  # fmt: skip
 _LIMIT = re.compile(r"^(none|[0-9.,]+)\s*([A-Za-z]{3})?(?:\s*/\s*([a-z]+)(?::([0-9a-z]+))?)?$")
 
 
@@ -175,7 +193,8 @@ def set_caps(office: Office, scope: CapScope, name: str, limits: Sequence[Limit]
         for limit in limits:
             _check_currency(desk, scope, scope_id, limit)
             _set_one(desk, scope, scope_id, name, limit)
-        return _views(desk, desk.tx.load_estate(), [c.id for c in _caps_of(desk, scope, scope_id)])
+        caps = _caps_of(desk, scope, scope_id)
+        return _views(desk, _estate_of(desk, caps), [c.id for c in caps])
 
     return office.change(work)
 
@@ -321,17 +340,21 @@ def _take_away(desk: Desk, cap: Cap) -> None:
             desk.tx.delete(counter)
 
 
-def cap_zones(desk: Desk) -> Mapping[str, str]:
-    """The time zone that each cap's windows follow now, by cap id; what `carry_over` wants to know afterwards."""
-    return {cap_id: zoned.zone for cap_id, zoned in desk.tx.load_estate().caps.items()}
+def cap_zones(desk: Desk, caps: Sequence[Cap] | None = None) -> Mapping[str, str]:
+    """The time zone that the windows of each cap, or of these, follow now, by cap id; what `carry_over` wants to know
+    afterwards."""
+    estate = desk.tx.load_estate() if caps is None else _estate_of(desk, caps)
+    return {cap_id: zoned.zone for cap_id, zoned in estate.caps.items()}
 
 
-def carry_over(desk: Desk, before: Mapping[str, str]) -> None:
-    """Caps whose time zone is another than `before` begin a window of the new zone with all that the old one has used.
+def carry_over(desk: Desk, before: Mapping[str, str], caps: Sequence[Cap] | None = None) -> None:
+    """Caps (all, or these) whose time zone is another than `before` begin a window of the new zone with all that the
+    old one has used.
 
     So neither zone's day lets more calls through than its limit; the next window is the new zone's own.
     """
-    for zoned in desk.tx.load_estate().caps.values():
+    estate = desk.tx.load_estate() if caps is None else _estate_of(desk, caps)
+    for zoned in estate.caps.values():
         cap, old_zone = zoned.cap, before.get(zoned.cap.id, zoned.zone)
         if cap.tenant_id != desk.tenant_id or old_zone == zoned.zone:
             continue
@@ -342,6 +365,38 @@ def carry_over(desk: Desk, before: Mapping[str, str]) -> None:
         desk.tx.delete(cap)
         desk.tx.insert(anew)
         _count_what_was(desk, anew, begun_ms)
+
+
+def caps_of(desk: Desk, scope: CapScope, scope_id: str) -> Sequence[Cap]:
+    """The caps of one thing."""
+    return _caps_of(desk, scope, scope_id)
+
+
+def _estate_of(desk: Desk, caps: Sequence[Cap]) -> Estate:
+    """As much of the estate as these caps need to know their windows: not the whole of it for one cap."""
+    found: dict[type[Entity], dict[str, Any]] = {kind: {} for kind in (Seller, Campaign, Did, Rule, Target, Trunk)}
+
+    def take(kind: type[Entity], row_id: str | None) -> Any:
+        if row_id and row_id not in found[kind] and (row := desk.tx.find(kind, desk.tenant_id, id=row_id)) is not None:
+            found[kind][row_id] = row
+        return found[kind].get(row_id or "")
+
+    for cap in caps:
+        kind = _LIMITED.get(cap.scope)
+        limited = take(kind, cap.scope_id) if kind else None
+        if isinstance(limited, Rule):
+            take(Target, limited.target_id)
+            limited = take(Campaign, limited.campaign_id)
+        if isinstance(limited, (Campaign, Did)):
+            take(Seller, limited.seller_id)
+    rows = {kind: tuple(known.values()) for kind, known in found.items()}
+    return build_estate(
+        0,
+        Rows(
+            sellers=rows[Seller], trunks=rows[Trunk], campaigns=rows[Campaign], dids=rows[Did], targets=rows[Target],
+            rules=rows[Rule], caps=caps, settings=desk.tx.rows(Setting, desk.tenant_id),
+        ),
+    )  # fmt: skip
 
 
 def _caps_of(desk: Desk, scope: CapScope, scope_id: str) -> Sequence[Cap]:
@@ -404,7 +459,7 @@ def _count_what_was(desk: Desk, cap: Cap, begun_ms: int | None = None) -> None:
     """
     if cap.metric is CapMetric.CPS:
         return  # the last second is over before anybody looks
-    zoned = desk.tx.load_estate().caps[cap.id]
+    zoned = _estate_of(desk, [cap]).caps[cap.id]
     books = Books()
     desk.tx.lock_calls(desk.tx.live_call_keys(desk.tenant_id), books, desk.now_ms)
     spans = _spans(zoned, desk.now_ms, begun_ms)

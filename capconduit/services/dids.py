@@ -128,11 +128,16 @@ def remove_did(office: Office, number: str) -> None:
 
 
 def _change(desk: Desk, before: Did, after: Did) -> DidView:
-    from capconduit.services.caps import cap_zones, carry_over
+    after = replace(after, updated_ms=desk.now_ms)
+    if after.seller_id == before.seller_id:
+        desk.change("did", before, after)
+        return _view(desk, after)
+    from capconduit.services.caps import cap_zones, caps_of, carry_over
 
-    after, zones = replace(after, updated_ms=desk.now_ms), cap_zones(desk)
+    caps = caps_of(desk, CapScope.DID, before.id)
+    zones = cap_zones(desk, caps)
     desk.change("did", before, after)
-    carry_over(desk, zones)  # another seller has another time zone
+    carry_over(desk, zones, caps)  # another seller has another time zone
     return _view(desk, after)
 
 
@@ -154,4 +159,9 @@ class _Names:
 
 
 def _view(desk: Desk, did: Did) -> DidView:
-    return _Names(desk).view(did)
+    """Of one DID: what it belongs to is read, not all there is."""
+    trunk, seller, campaign = (
+        desk.tx.find(kind, desk.tenant_id, id=row_id) if row_id else None
+        for kind, row_id in ((Trunk, did.trunk_id), (Seller, did.seller_id), (Campaign, did.campaign_id))
+    )
+    return DidView(did, trunk.name if trunk else "", seller.name if seller else "", campaign.name if campaign else "")

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from capconduit.domain.model import (
     Account,
-    Audit,
     Block,
     Campaign,
     Cap,
@@ -25,9 +24,11 @@ from capconduit.domain.model import (
 from capconduit.errors import CapConduitError, Refused
 from capconduit.estate_file.document import EVERYBODY
 from capconduit.estate_file.plan import Action, Change, Plan, plan
-from capconduit.estate_file.schema import CapLimit, Document, Key, Values, seconds_of
+from capconduit.estate_file.schema import CapLimit, Document, Key, Values
 from capconduit.services import blocks, campaigns, caps, dids, rates, schedules, sellers, settings, targets, trunks
-from capconduit.services.office import Desk, Office, check_name
+from capconduit.services.estate_conflicts import APPLIED, check_conflicts, last_change_ms, summary
+from capconduit.services.estate_normal import normal
+from capconduit.services.office import Desk, Office
 from capconduit.units import MS_PER_SECOND
 from capconduit.vocab import (
     CampaignStatus,
@@ -43,7 +44,6 @@ from capconduit.vocab import (
     WindowKind,
 )
 
-APPLIED: Final = "estate.apply"  # of the audit entry that tells of an apply as a whole
 _KINDS: Final[dict[str, type[Entity]]] = {
     "rate": Rate, "schedule": Schedule, "trunk": Trunk, "seller": Seller, "target": Target, "campaign": Campaign,
 }  # fmt: skip
@@ -58,8 +58,7 @@ def plan_estate(office: Office, wanted: Document, *, prune: bool = False) -> tup
     """What `apply` would do now, and the version of the estate that it was seen at. Raises UsageError."""
 
     def work(desk: Desk) -> tuple[Plan, int]:
-        found = plan(_document(desk), _normal(wanted), prune=prune)
-        return found, desk.tx.estate_version()
+        return _plan(desk, wanted, prune=prune), desk.tx.estate_version()
 
     return office.read(work)
 
@@ -81,21 +80,36 @@ def apply_estate(
                 "the estate has changed since the plan was made",
                 "look at it again: `capconduit plan`",
             )
-        found = plan(_document(desk), _normal(wanted), prune=prune)
+        found = _plan(desk, wanted, prune=prune)
         if not force:
-            _check_conflicts(desk, found, wanted)
+            check_conflicts(desk, found, wanted)
         inner = Office.within(desk)
         for change in found.changes:
             try:
                 _carry_out(inner, desk, change)
             except CapConduitError as error:
                 raise _about(change, error) from None
+        _check_renamed(desk, found)
         if found.changes:
-            summary = {"exported_ms": wanted.exported_ms, "changes": len(found.changes)}
-            desk.changed(APPLIED, f"{len(found.changes)} changes", None, summary)
+            desk.changed(APPLIED, f"{len(found.changes)} changes", None, summary(wanted, found))
         return found
 
     return office.change(work)
+
+
+def _plan(desk: Desk, wanted: Document, *, prune: bool) -> Plan:
+    current = _document(desk)
+    return plan(current, normal(wanted, current, desk.settings().default_region, desk.now_ms), prune=prune)
+
+
+def _check_renamed(desk: Desk, found: Plan) -> None:
+    """A trunk may be known by its name; at the end of all changes it is whole again, or everything is refused."""
+    for change in found.changes:
+        if change.action is Action.RENAME and change.noun == "trunk":
+            try:
+                trunks.check_whole(desk.named(Trunk, change.key[0]))
+            except CapConduitError as error:
+                raise _about(change, error) from None
 
 
 def _about(change: Change, error: CapConduitError) -> CapConduitError:
@@ -110,7 +124,7 @@ def _about(change: Change, error: CapConduitError) -> CapConduitError:
 
 def _document(desk: Desk) -> Document:
     names = _Names(desk)
-    document = Document(exported_ms=desk.now_ms)
+    document = Document(exported_ms=desk.now_ms, changed_ms=last_change_ms(desk))
     document.settings = {row.name: row.value for row in desk.tx.rows(Setting, desk.tenant_id)}
     document.system_caps = names.caps(CapScope.SYSTEM, desk.tenant_id)
     rows = document.nouns
@@ -220,66 +234,6 @@ class _Names:
         return EVERYBODY if block.scope is CapScope.SYSTEM else f"{block.scope} {self._names[block.scope_id]}"
 
 
-def _normal(wanted: Document) -> Document:
-    """Texts that have several forms in the one that is kept, so that they compare equal. Raises UsageError."""
-    from capconduit.domain.blocklist import parse_pattern
-    from capconduit.domain.schedules import format_holidays, format_hours, parse_holidays, parse_hours
-
-    normal = replace(wanted, nouns={noun: {k: dict(v) for k, v in rows.items()} for noun, rows in wanted.nouns.items()})
-    for values in normal.nouns["schedule"].values():
-        if "hours" in values:
-            values["hours"] = format_hours(parse_hours(values["hours"]))
-        if "holidays" in values:
-            values["holidays"] = format_holidays(parse_holidays(values["holidays"]))
-    for values in normal.nouns["rate"].values():
-        if "increment" in values:
-            first_s, step_s = rates.parse_increment(values["increment"])
-            values["increment"] = f"{first_s}/{step_s}"
-        if "currency" in values:
-            values["currency"] = sellers.check_currency(values["currency"])
-    region = wanted.settings.get("default_region", "US")
-    normal.nouns["block"] = {(whose, parse_pattern(p, region)): v for (whose, p), v in normal.nouns["block"].items()}
-    return normal
-
-
-def _check_conflicts(desk: Desk, found: Plan, wanted: Document) -> None:
-    """Nothing that is to change was changed by others after the file was written. What an apply of this same file
-    changed is no conflict. Raises Refused."""
-    exported_ms = wanted.exported_ms
-    if exported_ms is None:
-        return
-    own = {
-        row.at_ms
-        for row in desk.tx.rows(Audit, desk.tenant_id, action=APPLIED)
-        if f'"exported_ms": {exported_ms},' in row.after
-    }
-    touched = [
-        change.path
-        for change in found.changes
-        if change.action is not Action.ADD
-        and (row := _row(desk, change)) is not None
-        and row.updated_ms > exported_ms
-        and row.updated_ms not in own
-    ]
-    if touched:
-        some = ", ".join(touched[:5]) + (f" and {len(touched) - 5} more" if len(touched) > 5 else "")
-        raise Refused(
-            "estate-conflict",
-            f"changed by others since the file was exported: {some}",
-            "export again and carry your changes over, or --force to overwrite theirs",
-        )
-
-
-def _row(desk: Desk, change: Change) -> Entity | None:
-    kind = _KINDS.get(change.noun)
-    if kind is not None:
-        name = change.before["name"] if change.action is Action.RENAME else change.key[0]
-        return desk.tx.find(kind, desk.tenant_id, name=name)
-    if change.noun == "did":
-        return desk.tx.find(Did, desk.tenant_id, number=change.key[0])
-    return None
-
-
 # --- carrying out -----------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +254,8 @@ def _carry_out(office: Office, desk: Desk, change: Change) -> None:
     values = dict(change.after)
     has_caps = "caps" in values
     values.pop("caps", None)
+    if change.noun == "rate" and values.get("then_after"):  # both begin the second step, also where one is as it was
+        values |= {name: change.wanted[name] for name in ("then_per_minute",) if name in change.wanted}
     if change.action is Action.ADD:
         _ADD[change.noun](office, change.key, values)
     elif values:
@@ -309,10 +265,12 @@ def _carry_out(office: Office, desk: Desk, change: Change) -> None:
 
 
 def _rename(desk: Desk, change: Change) -> None:
+    """The same thing under another name: whatever refers to it does so by its id."""
     kind, (name,) = _KINDS[change.noun], change.key
-    check_name(change.noun, name)
     if kind is Trunk:
         trunks.check_free_name(name)
+    if kind in (Rate, Schedule):
+        rates.check_not_none(change.noun, name)
     before: Any = desk.named(kind, change.before["name"])
     desk.change(change.noun, before, replace(before, name=name, updated_ms=desk.now_ms))
 
@@ -340,7 +298,7 @@ def _rate_values(values: Values) -> dict[str, Any]:
         values, per_minute="per_minute_micros", connect_fee="connect_fee_micros",
         then_per_minute="then_per_minute_micros", then_after="then_after_ms",
     )  # fmt: skip
-    if "then_after_ms" in named and seconds_of(named["then_after_ms"]) == 0:  # one price
+    if "then_after_ms" in named and named["then_after_ms"] == 0:  # one price
         del named["then_after_ms"]
         named.pop("then_per_minute_micros", None)
     return named

@@ -115,6 +115,11 @@ class Desk:
 
     def changed(self, action: str, subject: str, before: object, after: object, *, estate: bool = True) -> None:
         """Write the audit entry; for the estate also the event and the new version."""
+        self._tell(action, subject, before, after, estate=estate)
+        if estate:
+            self.tx.bump_estate()
+
+    def _tell(self, action: str, subject: str, before: object, after: object, *, estate: bool) -> None:
         self.tx.insert(
             Audit(
                 id=self.new_id(),
@@ -130,7 +135,6 @@ class Desk:
         if estate:
             from capconduit.domain.admission import event  # commands that only read start without the deciding half
 
-            self.tx.bump_estate()
             self.tx.insert(
                 event(
                     self.new_id, self.tenant_id, self.now_ms, EventKind.ESTATE_CHANGED, subject,
@@ -185,7 +189,10 @@ class Office:
 
     @staticmethod
     def within(desk: Desk) -> Office:
-        """An office whose commands are all carried out in the transaction of `desk`: together, or not at all."""
+        """An office whose commands are all carried out in the transaction of `desk`: together, or not at all.
+
+        They are one version of the estate, which `desk.changed` makes, or the end of the transaction.
+        """
         return _Within(desk)
 
     def _desk(self, tx: Transaction) -> Desk:
@@ -196,11 +203,28 @@ class Office:
         return Desk(tx, tenants[self.tenant], self.actor, self.clock.now_ms(), self.clock.new_id)
 
 
+@dataclass(frozen=True, slots=True)
+class _Together(Desk):
+    """The desk of many commands: each is audited and told of, the version and the settings are one for all."""
+
+    in_force: list[Settings]  # none or one
+
+    def settings(self) -> Settings:
+        if not self.in_force:
+            self.in_force.append(Desk.settings(self))
+        return self.in_force[0]
+
+    def changed(self, action: str, subject: str, before: object, after: object, *, estate: bool = True) -> None:
+        self._tell(action, subject, before, after, estate=estate)
+        if action.startswith("setting."):
+            self.in_force.clear()
+
+
 class _Within(Office):
     """See Office.within."""
 
     def __init__(self, desk: Desk) -> None:
-        self._at = desk
+        self._at = _Together(desk.tx, desk.tenant, desk.actor, desk.now_ms, desk.new_id, [])
         self.tenant, self.actor, self.dry_run = desk.tenant.name, desk.actor, False
 
     def change(self, work: Callable[[Desk], Answer], *, estate: bool = True) -> Answer:  # noqa: ARG002  # it has its turn

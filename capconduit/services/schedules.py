@@ -118,11 +118,11 @@ def _kept_holidays(text: str) -> str:
 
 
 class _Users:
-    """Who goes by which schedule, read once."""
+    """Who goes by which schedule, or by one of them, read once."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._campaigns = sorted((c.name, c.schedule_id) for c in desk.tx.rows(Campaign, desk.tenant_id))
-        self._targets = sorted((t.name, t.schedule_id) for t in desk.tx.rows(Target, desk.tenant_id))
+    def __init__(self, desk: Desk, **of: str) -> None:
+        self._campaigns = sorted((c.name, c.schedule_id) for c in desk.tx.rows(Campaign, desk.tenant_id, **of))
+        self._targets = sorted((t.name, t.schedule_id) for t in desk.tx.rows(Target, desk.tenant_id, **of))
 
     def view(self, schedule: Schedule, now_ms: int) -> ScheduleView:
         opening = Opening(schedule.timezone, parse_hours(schedule.hours), parse_holidays(schedule.holidays))
@@ -136,4 +136,4 @@ class _Users:
 
 
 def _view(desk: Desk, schedule: Schedule) -> ScheduleView:
-    return _Users(desk).view(schedule, desk.now_ms)
+    return _Users(desk, schedule_id=schedule.id).view(schedule, desk.now_ms)

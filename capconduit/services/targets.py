@@ -226,11 +226,12 @@ def health_of(state: TargetState, settings: Settings, now_ms: int) -> Health:
 
 
 class _Names:
-    """What targets and rules refer to, read once."""
+    """What targets and rules, or `one` of them, refer to, read once."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._rates: Mapping[str | None, str] = {r.id: r.name for r in desk.tx.rows(Rate, desk.tenant_id)}
-        self._schedules: Mapping[str | None, str] = {s.id: s.name for s in desk.tx.rows(Schedule, desk.tenant_id)}
+    def __init__(self, desk: Desk, one: Target | Rule | None = None) -> None:
+        self._rates: Mapping[str | None, str] = _names_of(desk, Rate, one and (one.rate_id, one.payout_rate_id))
+        of_one = one and (one.schedule_id if isinstance(one, Target) else None,)
+        self._schedules: Mapping[str | None, str] = _names_of(desk, Schedule, of_one)
         self._settings = desk.settings()
         self._desk = desk
 
@@ -253,8 +254,18 @@ class _Names:
         )
 
 
+def _names_of(
+    desk: Desk, kind: type[Rate] | type[Schedule], ids: Sequence[str | None] | None
+) -> Mapping[str | None, str]:
+    """Names by ids; of all, where no ids are given."""
+    if ids is None:
+        return {row.id: row.name for row in desk.tx.rows(kind, desk.tenant_id)}
+    found = [desk.tx.find(kind, desk.tenant_id, id=row_id) for row_id in ids if row_id]
+    return {row.id: row.name for row in found if row is not None}
+
+
 def _view(desk: Desk, target: Target) -> TargetView:
-    return _Names(desk).view(target, desk.tx.find(TargetState, desk.tenant_id, target_id=target.id))
+    return _Names(desk, target).view(target, desk.tx.find(TargetState, desk.tenant_id, target_id=target.id))
 
 
 def _chosen(desk: Desk, *, rate: str | None, payout: str | None, schedule: str | None = None) -> dict[str, Any]:
@@ -331,7 +342,7 @@ def add_rule(
             ) from None
         desk.tx.insert(RuleState(rule_id=rule.id, tenant_id=desk.tenant_id, cursor=0))  # to be locked from now on
         desk.changed("rule.add", name, None, rule)
-        return _Names(desk).rule(rule, campaign, target)
+        return _Names(desk, rule).rule(rule, campaign, target)
 
     return office.change(work)
 
@@ -370,7 +381,7 @@ def set_rule(
         _check_currencies(desk, changed, desk.named(Target, target))
         desk.tx.update(changed)
         desk.changed("rule.set", f"{campaign}/{target}", rule, changed)
-        return _Names(desk).rule(changed, campaign, target)
+        return _Names(desk, changed).rule(changed, campaign, target)
 
     return office.change(work)
 

@@ -37,6 +37,12 @@ LOCK_TIMEOUT_MS: Final = 5_000
 MIGRATION_LOCK: Final = 0x0CA9C0D0  # advisory lock: one migration at a time
 ESTATE_LOCK: Final = 0x0CA9C0D1  # advisory lock: shared by decisions, alone for changes of configuration
 PREPARE_AFTER: Final = 2
+# Whatever the server's default: each statement sees what was committed while the locks before it were waited for.
+BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+# A default of `off` would lose what was acknowledged; one that waits for standbys as well is left as it is.
+DURABLE: Final = (
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
 SEND_BUFFER: Final = 1 << 20  # bytes: rows that are sent ahead must not wait until the server reads them
 # A server that has vanished without a word is given up after about ten seconds, not after TCP's quarter of an hour.
 KEEPALIVE: Final[dict[str, Any]] = {
@@ -293,7 +299,7 @@ class PostgresStore(SqlStore):
                 yield tx
                 tx.finish()
             return
-        connection = self._begin("BEGIN" if write else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        connection = self._begin(BEGIN if write else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         try:
             tx = SqlTransaction(PostgresDialect(connection), write=write)
             yield tx
@@ -313,7 +319,7 @@ class PostgresStore(SqlStore):
         connection, committing = self._idle_connection(), False
         try:
             with _translated(), connection.pipeline():
-                connection.execute("BEGIN")
+                connection.execute(BEGIN)
                 yield PostgresDialect(connection, pipelined=True)
                 committing = True
                 connection.execute("COMMIT")
@@ -409,6 +415,7 @@ class PostgresStore(SqlStore):
                 **KEEPALIVE,
                 options=f"{given.get('options') or ''} {options}".strip(),
             )
+            connection.execute(DURABLE)
         with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as wire:
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         with self._guard:

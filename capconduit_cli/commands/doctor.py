@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from capconduit.config import Config
     from capconduit.doctor.findings import Check, Finding
     from capconduit.doctor.scene import Doors
+    from capconduit.store.sqlstore import SqlStore
 
 MAX_CALLS: Final = 100_000
+SEVERITY_WIDTH: Final = 8
 
 COLUMNS: Final = (
     Column("matter"),
@@ -111,19 +113,22 @@ def app(
 
 
 def _examine(run: CliState, checks: Sequence[Check], calls: int | None) -> Iterator[Finding]:
-    """The findings as they come. A check that hangs keeps its own connections; they end with the process."""
+    """The findings as they come."""
     from capconduit.doctor.run import examine
     from capconduit.doctor.scene import Scene
 
-    scene = Scene(doors(run.config, run.tenant, calls))
+    opened: list[SqlStore] = []
+    scene = Scene(doors(run.config, run.tenant, calls, opened))
     try:
         yield from examine(scene, checks)
     finally:
         scene.close()
+        for store in opened:
+            store.close()
 
 
-def doors(config: Config, tenant: str, calls: int | None) -> Doors:
-    """The real ways to Asterisk, the daemon and the database."""
+def doors(config: Config, tenant: str, calls: int | None, opened: list[SqlStore]) -> Doors:
+    """The real ways to Asterisk, the daemon and the database, which is put into `opened` for who has to close it."""
     from capconduit.clock import SystemClock
     from capconduit.doctor import peers
     from capconduit.doctor.scene import Doors
@@ -133,12 +138,17 @@ def doors(config: Config, tenant: str, calls: int | None) -> Doors:
     from capconduit_cli.office import actor
 
     clock = SystemClock()
+
+    def open_once() -> SqlStore:
+        opened.append(open_store(config.database.url))
+        return opened[-1]
+
     return Doors(
         config=config,
         env=os.environ,
         clock=clock,
         ask_daemon=lambda resource: ask_daemon(config.control.socket, resource),
-        open_store=lambda: open_store(config.database.url),
+        open_store=open_once,
         make_office=lambda store: Office(store, clock, tenant=tenant, actor=actor(os.environ)),
         open_ami=lambda name, secret: peers.open_ami(config, name, secret),
         console=peers.console_of(config).ask,
@@ -209,9 +219,9 @@ def _lines(findings: Iterable[Finding], matters: dict[str, str]) -> Iterator[str
                 yield ""
             matter = matters[finding.check]
             yield matter
-        yield f"  {finding.severity.value:<8}{finding.id}: {finding.found}"
+        yield f"  {finding.severity.value:<{SEVERITY_WIDTH}}{finding.id}: {finding.found}"
         for name, text in _more(finding):
-            yield f"          {name}: {text}"
+            yield f"{'':{SEVERITY_WIDTH + 2}}{name}: {text}"
 
 
 def _more(finding: Finding) -> Iterator[tuple[str, str]]:
@@ -236,7 +246,7 @@ def _draw(findings: Sequence[Finding], matters: dict[str, str]) -> None:
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     for matter in dict.fromkeys(matters[finding.check] for finding in findings):
         table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, width=SEVERITY_WIDTH)
         table.add_column(overflow="fold")
         for finding in findings:
             if matters[finding.check] != matter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,7 +24,11 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-@single("capconduit serve", "capconduit --config /etc/capconduit/config.toml serve --log-level debug")
+@single(
+    "capconduit serve",
+    "capconduit --config /etc/capconduit/config.toml serve --log-level debug",
+    "capconduit serve --print-unit",
+)
 def app(
     ctx: typer.Context,
     log_level: Annotated[
@@ -31,6 +36,9 @@ def app(
     ] = None,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Start although another daemon seems to live under this node's name.")
+    ] = False,
+    print_unit: Annotated[
+        bool, typer.Option("--print-unit", help="Print the systemd unit for this program and configuration, and exit.")
     ] = False,
 ) -> None:
     """Run the daemon in the foreground until it is told to stop.
@@ -40,6 +48,11 @@ def app(
     daemon writes heartbeats under the same node.name, it does not start.
     """
     config = state(ctx).config
+    if print_unit:
+        from capconduit_cli.systemd_unit import unit  # only asked for once
+
+        sys.stdout.write(unit(config, Path(sys.argv[0])))
+        return
     office(ctx).store.close()  # it was checked; the daemon opens its own
     command = [sys.executable, "-m", "fastagi"]
     if config.origin is not None:

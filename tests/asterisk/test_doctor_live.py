@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,11 +20,15 @@ from capconduit.doctor.needed import APPLICATIONS, FUNCTIONS
 from capconduit.doctor.run import examine
 from capconduit.doctor.scene import Doors, Scene
 from capconduit.errors import ExitCode
+from capconduit.services.setup import prepare_database
+from capconduit.services.stores import open_store
 from capconduit_cli.control import ask_daemon
+from lab.asterisk import Asterisk
 from lab.floor import Floor
+from lab.ports import LabPorts
 from lab.root import asterisk_major
 from lab.wait import wait_for
-from tests.cli.runner import run_process
+from tests.cli.runner import Result, run_process
 
 STRONG = "f2a9c4e81b7d605392ae4c81"
 # What a lab cannot have: a time service, a systemd unit, files of root alone.
@@ -59,7 +64,7 @@ def config_of(floor: Floor) -> Config:
         floor.config.asterisk,
         config_dir=str(etc(floor)),
         main_config=str(etc(floor) / "asterisk.conf"),
-        program=str(program(floor)),
+        program=str(console_program(floor.asterisk, floor.dir / "asterisk")),
     )
     return replace(floor.config, asterisk=asterisk)
 
@@ -97,17 +102,17 @@ def ids(findings: list[Finding], least: Severity = Severity.INFO) -> set[str]:
 def changed(floor: Floor, name: str, edit: Callable[[str], str], *reloads: str) -> Iterator[None]:
     """A file of Asterisk's with another text, taken in by `reloads`; both as they were afterwards."""
     path = etc(floor) / name
-    before = path.read_text() if path.exists() else None
-    path.write_text(edit(before or ""))
+    before, about = path.read_text(), path.stat()
+    after = edit(before)
+    assert after != before
+    path.write_text(after)
     try:
         for command in reloads:
             floor.asterisk.cli(command)
         yield
     finally:
-        if before is None:
-            path.unlink()
-        else:
-            path.write_text(before)
+        path.write_text(before)
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
         for command in reloads:
             floor.asterisk.cli(command)
 
@@ -207,7 +212,9 @@ def test_a_context_that_is_missing_is_found(floor: Floor) -> None:
 def test_live_dangerously_is_found(floor: Floor) -> None:
     with changed(floor, "asterisk.conf", lambda t: t.replace("live_dangerously = no", "live_dangerously = yes")):
         assert ids(doctor(floor, "asterisk-options")) == {"asterisk-live-dangerously"}
-    assert ids(doctor(floor, "asterisk-options")) == {"asterisk-options-pending"}  # written after Asterisk had started
+    with changed(floor, "asterisk.conf", lambda t: t + "; one more comment\n"):
+        assert ids(doctor(floor, "asterisk-options")) == {"asterisk-options-pending"}
+    assert ids(doctor(floor, "asterisk-options")) == set()
 
 
 def test_ami_that_listens_to_the_world_is_found(floor: Floor) -> None:
@@ -231,7 +238,7 @@ def test_a_wrong_secret_is_found_and_hides_nothing_else(floor: Floor, monkeypatc
     assert by_check["ami-login"].severity is Severity.ERROR
     assert "quite-different" not in str(findings)
     assert by_check["ami-rights"].severity is Severity.UNKNOWN
-    assert by_check["database"].severity is Severity.OK
+    assert by_check["database-current"].severity is Severity.OK
     assert by_check["asterisk-modules"].severity is Severity.OK
 
 
@@ -322,3 +329,64 @@ def test_the_command_itself_on_a_real_asterisk(floor: Floor, tmp_path: Path) -> 
     assert wrong == {"dialplan-differs"}
     well = run_process(*command, "--skip", "dialplan-in-force", home=tmp_path, env=env)
     assert well.code == ExitCode.DONE, well.err
+
+
+def console_program(asterisk: Asterisk, path: Path) -> Path:
+    """The tree's Asterisk as a program that can be called like any other."""
+    words = " ".join(asterisk._program()[:-2])
+    path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def foreign_files(ports: LabPorts) -> dict[str, str]:
+    """A PBX of its own with a phone and an AMI user."""
+    return {
+        "pjsip.conf": f"[udp]\ntype=transport\nprotocol=udp\nbind=127.0.0.1:{ports.sip}\n"
+        "[phone]\ntype=endpoint\nauth=phone\ncontext=inside\nallow=ulaw\n"
+        "[phone]\ntype=auth\nusername=phone\npassword=phone\n",
+        "manager.conf": f"[general]\nenabled=yes\nbindaddr=127.0.0.1\nport={ports.ami}\n"
+        f"[clerk]\nsecret={STRONG}\nwrite=all\n",
+        "extensions.conf": "[inside]\nexten => 100,1,Dial(PJSIP/phone)\n",
+    }
+
+
+def foreign_config(asterisk: Asterisk, place: Path) -> Path:
+    """Our configuration beside that PBX, with a database that is ready."""
+    secret = place / "ami.secret"
+    secret.write_text(STRONG[::-1])
+    secret.chmod(0o600)
+    store = open_store(f"sqlite://{place}/x.sqlite", create=True)
+    prepare_database(store, SystemClock())
+    store.close()
+    config = place / "capconduit.toml"
+    config.write_text(
+        f'[database]\nurl = "sqlite://{place}/x.sqlite"\n[node]\nname = "lab"\n'
+        f'[ami]\nport = {asterisk.ports.ami}\nsecret = "file:{secret}"\n'
+        f'[asterisk]\nversion = {asterisk_major()}\nconfig_dir = "{asterisk.dir}/etc"\n'
+        f'program = "{console_program(asterisk, place / "asterisk")}"\n'
+        f'main_config = "{asterisk.dir}/etc/asterisk.conf"\nudp_transport = "udp"\n'
+        f'iax_listen = "127.0.0.1:{asterisk.ports.iax}"\n'
+    )
+    return config
+
+
+def test_what_install_puts_into_a_foreign_asterisk_is_well(asterisk_tree: Path, tmp_path: Path) -> None:
+    """Beside files that were there before only what is wrong with those is found."""
+    ports = LabPorts.choose()
+    only = ("asterisk", "ami", "dialplan-in-force", "config-in-force", "secrets", "guests", "listeners")
+    with Asterisk(asterisk_tree, foreign_files(ports), ports) as asterisk:
+        config = foreign_config(asterisk, tmp_path)
+
+        def capconduit(*argv: str) -> Result:
+            return run_process("--config", str(config), *argv, home=tmp_path)
+
+        assert capconduit("trunk", "add", "carrier", "--kind", "pjsip", "--host", "127.0.0.1").code == ExitCode.DONE
+        before = capconduit("doctor", "--only", "dialplan", "--only", "ami-login", "--json")
+        assert "ami-login-refused" in {row["id"] for row in before.json}
+        installed = capconduit("install", "--yes")
+        assert installed.code == ExitCode.DONE, installed.err
+        after = capconduit("doctor", *(word for name in only for word in ("--only", name)), "--json")
+    wrong = {(row["id"], row["subject"]) for row in after.json if row["severity"] in ("unknown", "warning", "error")}
+    assert {slug for slug, _ in wrong} == {"ami-user-open", "secret-default"}, after.json
+    assert ("secret-default", "pjsip.conf [phone]") in wrong

@@ -1,8 +1,8 @@
-"""Installing into a real Asterisk that runs: loaded and seen, only what changed, undone by itself, beside others' files."""
+"""Installing into a real Asterisk that runs: loaded and seen, only what changed, undone by itself, beside others."""
 
 from __future__ import annotations
 
-import shutil
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -18,12 +18,13 @@ from capconduit.installation.install import Done, install, plan_install, rollbac
 from capconduit.installation.live import AmiLogin, LiveAsterisk
 from capconduit.installation.site import Site
 from capconduit.installation.versions import Versions
-from capconduit.render.contexts import Ami, AmiUser, RenderContext, TrunkContext
+from capconduit.render.contexts import Ami, AmiUser, Nat, RenderContext, Transport, TrunkContext
 from capconduit.render.engine import render_all
-from capconduit.vocab import TrunkKind
+from capconduit.vocab import SipTransport, TrunkAuth, TrunkKind
 from lab.asterisk import Asterisk
-from lab.ports import LabPorts
+from lab.ports import LabPorts, free_port
 from lab.root import asterisk_major
+from tests.cli.runner import Result, run
 
 NOW_MS = 1_790_000_000_000
 SECRET = "an-ami-secret"
@@ -44,9 +45,10 @@ class Floor:
         self.etc = self.asterisk.dir / "etc"
         self.versions = Versions(self.etc)
         self.site = Site(self.etc, freepbx=self.freepbx)
-        program = self.asterisk.dir / "asterisk"
+        program = self.asterisk.dir / "console-program"  # not "asterisk": the lab has a link to its tree there
         words = " ".join(f"'{word}'" for word in self.asterisk._program()[:-2])
-        program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        with program.open("x") as script:  # never through a link
+            script.write(f'#!/bin/sh\nexec {words} "$@"\n')
         program.chmod(0o755)
         self.console = Console(str(program), self.etc / "asterisk.conf")
         login = AmiLogin("127.0.0.1", self.asterisk.ports.ami, "capconduit", SECRET)
@@ -60,14 +62,14 @@ class Floor:
 
         self.peer.reload = heard  # type: ignore[method-assign]
 
-    def install(self, templates: Path | None = None) -> Done:
+    def install(self, templates: Path | None = None, step: Callable[[str], None] = lambda _: None) -> Done:
         self.site.check()
         self.peer.prepare()
         wanted = self.site.wanted(render_all(self.context, templates), needs_ami=True)
         self.reloads.clear()
         with self.versions.locked():
             plan = plan_install(self.versions, self.site, wanted)
-            return install(self.versions, self.site, plan, self.peer, self.now_ms)
+            return install(self.versions, self.site, plan, self.peer, self.now_ms, step)
 
     def rollback(self, to: str | None = None) -> Done:
         self.reloads.clear()
@@ -120,7 +122,9 @@ def own_templates(asterisk: Asterisk, name: str, change: Callable[[str], str]) -
     from capconduit.render.engine import templates_dir
 
     place = Path(tempfile.mkdtemp(dir=asterisk.dir))
-    (place / f"{name}.j2").write_text(change((templates_dir() / f"{name}.j2").read_text()))
+    ours = (templates_dir() / f"{name}.j2").read_text()
+    assert change(ours) != ours
+    (place / f"{name}.j2").write_text(change(ours))
     return place
 
 
@@ -134,6 +138,41 @@ def test_a_fresh_asterisk_gets_all_of_it_and_a_second_install_does_nothing(fresh
         assert manager.action("CoreStatus").fields["Response"] == "Success"
     assert fresh.install().reloaded == ()
     assert fresh.reloads == []
+
+
+def every_kind_of_trunk() -> tuple[TrunkContext, ...]:
+    """One trunk for each way to be known and each thing that a trunk can be told."""
+    account = {"username": "account", "secret": "Secret-1"}
+    more = [
+        TrunkContext(name=f"{kind}-{auth}", kind=kind, auth=auth, hosts=(f"127.0.1.{number}",), port=9, **account)
+        for number, (kind, auth) in enumerate(itertools.product(TrunkKind, TrunkAuth), 1)
+    ]
+    anywhere = TrunkContext(
+        name="anywhere", kind=TrunkKind.PJSIP, hosts=(), auth=TrunkAuth.DIGEST, permit=("192.0.2.0/24",), **account
+    )
+    told = replace(
+        CARRIER, name="told", transport=SipTransport.TCP, nat=True, srtp=True, qualify_s=60, hosts=("127.0.0.3",)
+    )
+    return (CARRIER, OTHER, *more, anywhere, told)
+
+
+def test_every_kind_of_trunk_is_seen_as_it_was_written(fresh: Floor) -> None:
+    with (fresh.etc / "modules.conf").open("a") as modules:
+        modules.write("load = res_pjsip_outbound_registration.so\n")
+    fresh.console.ask("module load res_pjsip_outbound_registration.so")
+    port = free_port()
+    fresh.context = replace(
+        fresh.context,
+        trunks=every_kind_of_trunk(),
+        more_transports=(Transport(protocol=SipTransport.TCP, name="capconduit-tcp", listen=f"127.0.0.1:{port}"),),
+        nat=Nat(external_address="198.51.100.1", local_networks=("10.0.0.0/8", "127.0.0.0/8")),
+        rtp_timeout_s=120,
+        rtp_timeout_hold_s=600,
+    )
+    fresh.install()
+    assert fresh.peer.notices == []
+    fresh.asterisk.restart()
+    assert fresh.peer.differences(fresh.versions.read(fresh.versions.in_force())) == []
 
 
 def test_a_changed_trunk_reloads_pjsip_alone(fresh: Floor) -> None:
@@ -154,6 +193,43 @@ def test_a_restart_between_the_rename_and_the_reload_finds_one_whole_set(fresh: 
     assert fresh.peer.differences(fresh.versions.read(fresh.versions.in_force())) == []
 
 
+class Killed(BaseException):
+    """An install ends here as a kill -9 would end it: nothing of ours runs any more."""
+
+
+def test_cut_off_at_any_step_a_restarted_asterisk_has_the_old_or_the_new_and_the_next_install_repairs(
+    fresh: Floor,
+) -> None:
+    fresh.install()
+    old = fresh.versions.read(fresh.versions.in_force())
+    seen = set()
+    for fatal in range(1, 50):
+        fresh.context = replace(fresh.context, guard_s=5 + fatal, trunks=(replace(CARRIER, port=6000 + fatal), OTHER))
+        new = fresh.site.wanted(render_all(fresh.context)).files
+        steps: list[str] = []
+
+        def step(name: str, fatal: int = fatal, steps: list[str] = steps) -> None:
+            steps.append(name)
+            if len(steps) == fatal:
+                raise Killed
+
+        try:
+            fresh.install(step=step)
+        except Killed:
+            fresh.asterisk.restart()
+            has = [files for files in (old, new) if fresh.peer.differences(files) == []]
+            assert len(has) == 1, steps
+            seen.add(has[0] is new)
+        else:
+            break
+        fresh.install()
+        assert fresh.peer.differences(new) == []
+        assert fresh.versions.is_loaded()
+        old = dict(new)
+    assert fatal > 7
+    assert seen == {False, True}
+
+
 def test_a_dialplan_that_asterisk_does_not_understand_is_rolled_back(fresh: Floor) -> None:
     fresh.install()
     before = fresh.contexts()
@@ -169,9 +245,7 @@ def test_a_dialplan_that_asterisk_does_not_understand_is_rolled_back(fresh: Floo
 
 def test_a_pjsip_conf_that_asterisk_refuses_is_rolled_back(fresh: Floor) -> None:
     fresh.install()
-    broken = own_templates(
-        fresh.asterisk, "pjsip.conf", lambda text: text.replace("direct_media = no", "direct_mediaa = no")
-    )
+    broken = own_templates(fresh.asterisk, "pjsip.conf", lambda text: text.replace("\ndisallow = ", "\ndisallowed = "))
     with pytest.raises(PeerError) as undone:
         fresh.install(broken)
     assert undone.value.slug == "rolled-back"
@@ -189,8 +263,9 @@ def test_ami_rights_that_are_not_those_written_are_rolled_back(fresh: Floor) -> 
 def test_a_first_install_that_is_refused_leaves_the_directory_as_it_was(fresh: Floor) -> None:
     before = {p.name: p.read_text() for p in fresh.etc.glob("*.conf")}
     broken = own_templates(fresh.asterisk, "manager.conf", lambda text: text.replace("secret = ", "sceret = "))
-    with pytest.raises(PeerError):
+    with pytest.raises(PeerError) as undone:
         fresh.install(broken)
+    assert undone.value.slug == "rolled-back", undone.value.message
     assert {p.name: p.read_text() for p in fresh.etc.glob("*.conf")} == before
     assert "_[+0-9]!" not in fresh.contexts()
 
@@ -218,7 +293,7 @@ OPERATORS = {
     ),
     "iax.conf": "[general]\nbindport = @IAX@\nbindaddr = 127.0.0.1\n\n[branch]\ntype = friend\ncontext = office\n",
     "manager.conf": (
-        "[general]\nenabled = yes\nport = @AMI@\nbindaddr = 127.0.0.1\n\n[boss]\nsecret = x\nread = call\nwrite = call\n"
+        "[general]\nenabled = yes\nport = @AMI@\nbindaddr = 127.0.0.1\n\n[boss]\nsecret = x\nread = call\n"
     ),
     "cdr.conf": "[general]\nenable = yes\n",
     "cdr_custom.conf": "[mappings]\nMaster.csv => ${CDR(src)}\n",
@@ -322,7 +397,86 @@ def test_freepbx_gets_ours_by_its_custom_files_and_nothing_else(make_floor: Make
 
 def test_freepbx_is_noticed_and_asked_for_by_name(make_floor: MakeFloor) -> None:
     floor = make_floor(FREEPBX)
-    with pytest.raises(Refused, match="--freepbx") as refused:
+    with pytest.raises(Refused, match="FreePBX") as refused:
         floor.install()
-    assert "freepbx" in refused.value.hint
-    assert not shutil.which("no-such-program")
+    assert "--freepbx" in refused.value.hint
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(fresh: Floor, tmp_path: Path) -> Callable[..., Result]:
+    """`command("install", "--yes")`: with a configuration and a database for the fresh Asterisk."""
+    ports = fresh.asterisk.ports
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET + "\n")
+    secret.chmod(0o600)
+    file = tmp_path / "cc.toml"
+    file.write_text(
+        f'[database]\nurl = "sqlite://{tmp_path}/cc.sqlite"\n'
+        f'[ami]\nport = {ports.ami}\nsecret = "file:{secret}"\n'
+        f'[asterisk]\nconfig_dir = "{fresh.etc}"\nversion = {asterisk_major()}\nprogram = "{fresh.console.program}"\n'
+        f'main_config = "{fresh.etc}/asterisk.conf"\nsip_listen = "127.0.0.1:{ports.sip}"\n'
+        f'iax_listen = "127.0.0.1:{ports.iax}"\n'
+    )
+
+    def call(*argv: str) -> Result:
+        return run("--config", str(file), *argv, home=tmp_path)
+
+    assert call("init", "--yes").code == 0
+    assert call("trunk", "add", "carrier", "--kind", "pjsip", "--host", "192.0.2.1").code == 0
+    return call
+
+
+def test_the_commands_install_change_and_roll_back(fresh: Floor, command: Callable[..., Result]) -> None:
+    rehearsed = command("install", "--dry-run")
+    assert rehearsed.code == 0
+    assert "+exten => _[+0-9]!,1," in rehearsed.out
+    assert SECRET not in rehearsed.out
+    assert not (fresh.etc / "capconduit.versions").exists()
+
+    unasked = command("install")
+    assert unasked.code == 2
+    assert "--yes" in unasked.err
+    assert fresh.versions.in_force() is None
+
+    first = command("install", "--yes")
+    assert first.code == 0, first.err
+    assert "loaded and compared" in first.err
+    again = command("install", "--yes")
+    assert again.code == 0
+    assert again.out == ""
+    assert "nothing to do" in again.err
+
+    assert command("trunk", "set", "carrier", "--host", "192.0.2.2").code == 0
+    second = command("install", "--yes")
+    assert second.code == 0
+    assert "compared: pjsip.conf\n" in second.err
+    assert "-match = 192.0.2.1" in second.out.replace(" ", "").replace("match=", "match = ")
+    listed = command("rollback", "--list").out.splitlines()
+    assert [line.partition("-")[0] for line in listed] == ["0001", "0002"]
+    assert "before it" in listed[0]
+    assert "in force" in listed[1]
+
+    assert command("rollback").code == 2
+    assert command("rollback", "--yes").code == 0
+    assert "192.0.2.1" in fresh.console.ask("pjsip show aor carrier")
+    assert command("rollback", "--to", "none", "--yes").code == 0
+    assert fresh.versions.in_force() is None
+    nothing = command("rollback", "--yes")
+    assert nothing.code == 1
+    assert "nothing-installed" in nothing.err
+
+
+def test_an_asterisk_that_is_away_is_told_before_anything_changes(fresh: Floor, command: Callable[..., Result]) -> None:
+    fresh.asterisk.stop()
+    done = command("install", "--yes")
+    assert done.code == 4
+    assert "asterisk-unreachable" in done.err
+    assert not (fresh.etc / "capconduit.versions").exists()
+    assert command("install", "--yes", "--no-reload").code == 0
+    fresh.asterisk.start()
+    assert "_[+0-9]!" in fresh.contexts()
+    assert command("install", "--yes").code == 0
+    assert fresh.versions.is_loaded()

@@ -10,7 +10,7 @@ import secrets
 import socket
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from capconduit.render.contexts import (
     TrunkContext,
 )
 from capconduit.render.engine import FILES, render_all
+from capconduit.render.files import BY_NAME, CONF_FILES
 from capconduit.vocab import CODECS, IAX2_CODECS, SipTransport, TrunkAuth, TrunkKind
 from lab.asterisk import ETC, Asterisk
 from lab.ports import LOOPBACK, LabPorts, free_port
@@ -41,6 +42,7 @@ from lab.wait import wait_for
 MODERN = asterisk_major() >= 20
 NUMBER = "+18005550100"
 SECRET = "lab-secret"
+CONTEXT = RenderContext(node_name="lab", ami=Ami(users=()))
 # The carrier's addresses: a trunk that is known by its address has one of its own.
 BY_IP, REGISTRAR, NOWHERE, IAX_CARRIER = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"
 MORE_MODULES = ("res_pjsip_outbound_registration", "res_pjsip_registrar", "res_srtp", "res_pjsip_acl")
@@ -104,8 +106,8 @@ def everything(
         stir=StirSource.HEADERS,
         trunks=(
             TrunkContext(
-                name="by-ip", kind=TrunkKind.PJSIP, hosts=(BY_IP,), port=sip, codecs=("ulaw", *sorted(CODECS - {"ulaw"})),
-                username="us", secret="p=#1", nat=True, qualify_s=60,
+                name="by-ip", kind=TrunkKind.PJSIP, hosts=(BY_IP,), port=sip,
+                codecs=("ulaw", *sorted(CODECS - {"ulaw"})), username="us", secret="p=#1", nat=True, qualify_s=60,
             ),
             TrunkContext(
                 name="registered", kind=TrunkKind.PJSIP, hosts=(REGISTRAR,), port=sip, auth=TrunkAuth.REGISTER,
@@ -327,8 +329,6 @@ def test_everything_that_can_be_rendered_loads_without_a_warning(pair: Pair) -> 
 
 
 def test_every_file_is_read_again_by_the_command_that_it_names(pair: Pair) -> None:
-    from capconduit.render.files import CONF_FILES
-
     for file in CONF_FILES:
         said = pair.us.cli(file.reload)
         assert not re.search(
@@ -336,6 +336,31 @@ def test_every_file_is_read_again_by_the_command_that_it_names(pair: Pair) -> No
         ), said
     # Before 18 each transport says that it stays as it is, which it does.
     assert [line for line in pair.us.log_warnings() if "is not fully reloadable" not in line] == []
+
+
+def test_a_new_trunk_is_known_after_the_reloads_of_its_files(pair: Pair) -> None:
+    """Last of `res_pjsip`'s: endpoints, addresses, registrations, each kept by a module of its own."""
+    sip = TrunkContext(
+        name="later", kind=TrunkKind.PJSIP, hosts=(NOWHERE,), auth=TrunkAuth.REGISTER, username="us", secret=SECRET
+    )
+    iax = TrunkContext(name="later-iax", kind=TrunkKind.IAX2, hosts=(NOWHERE,))
+    etc = pair.us.dir / "etc"
+    before = {name: (etc / name).read_text() for name in ("pjsip.conf", "iax.conf")}
+    more = render_all(replace(CONTEXT, trunks=(sip, iax)))
+    try:
+        for name, text in before.items():
+            ours = more[name][more[name].index("\n[later") :]
+            pair.us.put(name, text + ours)
+            pair.us.cli(BY_NAME[name].reload)
+        assert "Endpoint:  later" in pair.us.cli("pjsip show endpoints")
+        assert f"Match: {NOWHERE}" in pair.us.cli("pjsip show identifies")
+        assert "later/sip:" in pair.us.cli("pjsip show registrations")
+        assert "later-iax" in pair.us.cli("iax2 show peers")
+    finally:
+        for name, text in before.items():
+            pair.us.put(name, text)
+            pair.us.cli(BY_NAME[name].reload)
+    assert "later" not in pair.us.cli("pjsip show identifies") + pair.us.cli("pjsip show registrations")
 
 
 def test_a_call_is_the_trunks_whose_address_it_comes_from(pair: Pair, agi: ScriptedAgi) -> None:

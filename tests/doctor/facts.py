@@ -46,9 +46,15 @@ def away(what: str) -> Callable[..., Any]:
 
 
 def config(**sections: Mapping[str, Any]) -> Config:
-    """The defaults with other values: `config(ami={"secret": "env:X"})`."""
+    """The defaults with other values: `config(ami={"secret": "env:X"})`; nothing that it names is there."""
     made = Config()
-    for name, values in sections.items():
+    nowhere: dict[str, Mapping[str, Any]] = {
+        "database": {"url": "sqlite:////nonexistent/capconduit.sqlite"},
+        "node": {"name": "pbx1", "journal": "/nonexistent/settlements.journal"},
+        "control": {"socket": "/nonexistent/control.sock"},
+        "asterisk": {"config_dir": "/nonexistent/asterisk"},
+    }
+    for name, values in [*nowhere.items(), *sections.items()]:
         made = replace(made, **{name: replace(getattr(made, name), **values)})
     return made
 
@@ -56,7 +62,7 @@ def config(**sections: Mapping[str, Any]) -> Config:
 def scene(configuration: Config | None = None, **doors: Any) -> Scene:
     """A scene in which nothing answers but the doors that are given."""
     given: dict[str, Any] = {
-        "config": configuration or Config(),
+        "config": configuration or config(),
         "env": {},
         "clock": FixedClock(),
         "ask_daemon": away("daemon"),

@@ -147,4 +147,4 @@ def test_slugs_are_unique_and_stable_in_form() -> None:
     for slug in (*slugs, *faults):
         assert slug == slug.lower().strip("-")
         assert slug.replace("-", "").isalnum()
-    assert not set(slugs) & {m.value for m in Matter} - {"database", "secrets", "daemon"}
+    assert set(slugs) & {m.value for m in Matter} == {"secrets"}  # that matter has this one check

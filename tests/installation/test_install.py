@@ -185,6 +185,20 @@ def test_old_versions_go_and_the_one_before_stays(floor: Floor) -> None:
     assert floor.asterisk.loaded == rendered(KEEP + 2)
 
 
+def test_versions_that_never_loaded_push_out_neither_the_one_in_force_nor_the_one_before(floor: Floor) -> None:
+    floor.install(rendered(1))
+    floor.install(rendered(2))
+    floor.asterisk.refuses = "never"
+    for number in range(KEEP + 2):
+        bad = rendered(2) | {"pjsip.conf": f"[p]\nnever = {number}\n"}
+        with pytest.raises(PeerError):
+            floor.install(bad)
+    assert len(floor.versions.names()) <= KEEP + 2
+    assert floor.on_disk() == rendered(2)
+    floor.rollback()
+    assert floor.asterisk.loaded == rendered(1)
+
+
 def test_a_directory_that_is_not_ours_is_refused_before_anything_is_written(floor: Floor) -> None:
     (floor.place / "capconduit").mkdir()
     before = sorted(floor.place.iterdir())

@@ -119,3 +119,8 @@ def test_an_include_that_the_operator_wrote_stays() -> None:
     text = "#include capconduit/extensions.conf\n"
     assert with_include(text, "extensions.conf") == text
     assert without_include(text, "extensions.conf") == text
+
+
+def test_an_addition_to_a_section_of_ours_stays_one() -> None:
+    text = fit("iax.conf", "[general]\na = b\n[general](+)\nregister => x\n", sections_of("[peer]\n"))
+    assert text == "[general]\na = b\n[general](+)\nregister => x\n"

@@ -139,8 +139,8 @@ class TwinTransaction(Transaction):
             agree(f"{what}: {name}", getattr(books, name), getattr(other, name))
 
     def write(self, books: Books) -> None:
+        self._memory.write(books)  # first: the real one takes what is new out of the books
         self._real.write(books)
-        self._memory.write(books)
 
     def live_call_keys(self, tenant_id: str, **where: Any) -> Sequence[CallKey]:
         real, memory = self._real.live_call_keys(tenant_id, **where), self._memory.live_call_keys(tenant_id, **where)

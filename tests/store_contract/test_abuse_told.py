@@ -47,8 +47,9 @@ class Watched:
         self.watch.look()
 
     def events(self) -> list[dict[str, Any]]:
-        rows: Sequence[Event] = self.till.rows(Event, kind=EventKind.ABUSE_DETECTED.value)
-        return [json.loads(row.data) | {"subject": row.subject} for row in rows]
+        rows: Sequence[Event] = self.till.rows(Event)
+        found = [row for row in rows if row.kind is EventKind.ABUSE_DETECTED]
+        return [json.loads(row.data) | {"subject": row.subject} for row in sorted(found, key=lambda row: row.id)]
 
 
 @pytest.fixture
@@ -172,8 +173,7 @@ def test_blocks_that_are_over_go_and_those_of_operators_stay(watched: Watched) -
     assert forget(office, till.rows(Block)) == 0
 
 
-def test_abuse_of_two_tenants_is_told_to_each_and_to_nobody_else(watched: Watched) -> None:
-    """The findings of a tenant that is gone are dropped."""
+def test_what_was_found_at_a_tenant_that_is_gone_is_dropped(watched: Watched) -> None:
     watched.watch._untold.append(("no-such-tenant", finding(CALLER)))
     watched.scan()
     assert [one["abuse"] for one in watched.events()] == ["did_sequence"]

@@ -9,7 +9,7 @@ import pytest
 
 from lab.root import SUITES
 from tests.asterisk.conftest import tree_of
-from tests.asterisk.ends.scenario import Disaster, End
+from tests.asterisk.ends.scenario import TOGETHER, WITHOUT_REFER, Disaster, End
 from tests.asterisk.ends.stage import Stage
 
 SUITE_OF = {int(name.rpartition("-")[2]): suite for suite, name in SUITES.items()}
@@ -24,7 +24,7 @@ class Theatre:
     def __init__(self, wanted: dict[int, list[End]]) -> None:
         self._wanted = wanted
         self._stack = ExitStack()
-        self._stages: dict[tuple[int, bool], Stage | str] = {}
+        self._stages: dict[tuple[int, str], Stage | str] = {}
 
     def __enter__(self) -> Theatre:
         return self
@@ -32,27 +32,27 @@ class Theatre:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def stage(self, version: int, *, disasters: bool) -> Stage:
+    def stage(self, version: int, place: str) -> Stage:
         """Where such ends of a version are played. Skips the test where that Asterisk cannot be had."""
         if not self._stages:
             for each in sorted(self._wanted, reverse=True):
-                self._open(each, disasters=False)
-        if (version, disasters) not in self._stages:
-            self._open(version, disasters=disasters)
-        stage = self._stages[version, disasters]
+                self._open(each, TOGETHER)
+        if (version, place) not in self._stages:
+            self._open(version, place)
+        stage = self._stages[version, place]
         if isinstance(stage, str):
             pytest.skip(stage)
         return stage
 
-    def _open(self, version: int, *, disasters: bool) -> None:
-        ends = [end for end in self._wanted[version] if (end.disaster is not None) is disasters]
+    def _open(self, version: int, place: str) -> None:
+        ends = [end for end in self._wanted.get(version, ()) if end.place == place]
         try:
             tree = tree_of(SUITE_OF[version])
         except pytest.skip.Exception as skipped:
-            self._stages[version, disasters] = str(skipped)
+            self._stages[version, place] = str(skipped)
             return
-        stage = self._stack.enter_context(Stage(tree, ends))
-        self._stages[version, disasters] = stage
+        stage = self._stack.enter_context(Stage(tree, ends, without_refer=place == WITHOUT_REFER))
+        self._stages[version, place] = stage
         stage.begin()
         for disaster in Disaster:
             if any(end.disaster is disaster for end in ends):

@@ -31,7 +31,9 @@ def target_answers_after_the_caller_left(play: Play) -> None:
     "The caller's CANCEL and the target's 200 cross.",
     cancelled(),
     or_else=answered((CALLER, TARGET)),
-    note="Whichever Asterisk reads first decides; the CDR and the money follow it.",
+    heard=(487, 200),
+    note="Whichever Asterisk reads first decides. Where it took the answer, the call was connected, if only for a"
+    " millisecond, and the caller may hear 487 all the same.",
 )
 def target_answers_as_the_caller_cancels(play: Play) -> None:
     play.rings()

@@ -21,6 +21,11 @@ PHONE, TIGHT = "phone", "tight"  # tight: at an endpoint of its own that watches
 CLOSED_PORT, UNRESOLVABLE, NO_ENDPOINT = "closed-port", "unresolvable", "no-endpoint"
 
 
+# The Asterisks of a version: one for all ends, one to stop and kill, one without the module for transfers.
+TOGETHER, DISASTERS, WITHOUT_REFER = "together", "disasters", "without-refer"
+PLACES: Final = (DISASTERS, WITHOUT_REFER, TOGETHER)
+
+
 class Disaster(StrEnum):
     """What befalls all calls of a machine at once."""
 
@@ -75,6 +80,7 @@ class Play:
         self.number, self.caller, self.targets = number, caller, targets
         self.asterisk, self.ami = asterisk, ami
         self.talker = targets[0] if targets else None
+        self.others: list[Phone] = []
         self.await_disaster: Callable[[], None] = _no_disaster
         self.await_recovery: Callable[[], None] = _no_disaster
         self.struck_s = 0.0  # when the disaster was over them (monotonic)
@@ -83,6 +89,11 @@ class Play:
     def target(self) -> Phone:
         """The first target."""
         return self.targets[0]
+
+    def another_phone(self, name: str) -> Phone:
+        """A third telephone, at the trunk's address."""
+        self.others.append(Phone(self.asterisk.ports.sip, name))
+        return self.others[-1]
 
     def rings(self) -> None:
         """The target rings, and the caller hears it."""
@@ -109,13 +120,13 @@ class Play:
 
     def give_up(self) -> None:
         """Hang up whatever is up: a scenario that failed is in nobody's way."""
-        for phone in (self.caller, *self.targets):
+        for phone in (self.caller, *self.targets, *self.others):
             if phone.up_s is not None and not phone.is_over:
                 phone.hangs_up()
 
     def transcript(self) -> str:
         """All messages of all phones."""
-        return "\n".join(phone.transcript() for phone in (self.caller, *self.targets))
+        return "\n".join(phone.transcript() for phone in (self.caller, *self.targets, *self.others))
 
 
 def _no_disaster() -> None:
@@ -140,7 +151,7 @@ class End:
     or_else: Cdr | None = None  # the other way it may go, where two messages cross
     targets: tuple[str, ...] = (PHONE,)
     charged_s: int | None = None  # where it is not what was talked
-    heard: int | None = None  # the final code that the caller got, where the CDR says another; 0: none
+    heard: int | tuple[int, ...] | None = None  # the caller's final code where the CDR may say another; 0: none
     fault: str = ""  # why this is not yet so
     note: str = ""
     funds: str = "5"
@@ -149,8 +160,16 @@ class End:
     strategy: Strategy = Strategy.PRIORITY
     from_watched_trunk: bool = False
     disaster: Disaster | None = None
+    without_refer: bool = False
     lasts_s: int = 20
     versions: tuple[int, ...] = VERSIONS
+
+    @property
+    def place(self) -> str:
+        """Which of a version's Asterisks it is played on."""
+        if self.disaster is not None:
+            return DISASTERS
+        return WITHOUT_REFER if self.without_refer else TOGETHER
 
     def cdr_on(self, version: int) -> Cdr:
         """What the CDR must say on this version."""

@@ -93,7 +93,7 @@ class Run:
 class Stage:
     """`with Stage(tree, ends) as stage:` starts an Asterisk with an estate for these scenarios."""
 
-    def __init__(self, tree: Path, ends: Iterable[End]) -> None:
+    def __init__(self, tree: Path, ends: Iterable[End], *, without_refer: bool = False) -> None:
         self.floor = Floor(tree, deadline_ms=DEADLINE_MS, guard_s=GUARD_S)
         self.runs: dict[str, Run] = {}
         self._struck, self._recovered = threading.Event(), threading.Event()
@@ -102,6 +102,8 @@ class Stage:
         for index, each in enumerate(ends, 1):
             self.runs[each.name] = self._prepare(each, index)
         self._configure()
+        if without_refer:
+            self.floor.asterisk.leave_out("res_pjsip_refer.so")
 
     # --- the estate ---------------------------------------------------------------------------------------------------
 
@@ -277,5 +279,5 @@ class Stage:
 
     def _close_phones(self) -> None:
         for run in self.runs.values():
-            for phone in (run.play.caller, *run.play.targets):
+            for phone in (run.play.caller, *run.play.targets, *run.play.others):
                 phone.close()

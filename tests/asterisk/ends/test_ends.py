@@ -14,9 +14,10 @@ from capconduit.vocab import CapMetric, CapScope, LedgerKind
 from lab.wait import wait_for
 from tests.asterisk.ends.catalogue import ENDS
 from tests.asterisk.ends.conftest import Theatre
-from tests.asterisk.ends.scenario import VERSIONS, Cdr, End
+from tests.asterisk.ends.scenario import PLACES, VERSIONS, Cdr, End
 from tests.asterisk.ends.stage import Run, Stage
 
+FIRST_S = 400  # the first test may have to get a tree, and starts everything
 TALK_MARGIN_MS = 500  # between what a phone on a busy machine saw and what the witness told
 
 # What Asterisk says of these ends by itself.
@@ -26,15 +27,17 @@ EXPECTED_WARNINGS = (
     "no-such-host.invalid",
     "syntax error exception",
     "Error parsing/validating SDP body",
+    "Session already DISCONNECTED",
+    "Abnormal 'Gosub(capconduit-answered",  # the target left in the moment of its answer
     "res_agi.c: Connecting to",
     "res_agi.c: Couldn't connect",
 )
 
 
 def _in_order() -> list[Any]:
-    """Disasters first, because they have stages of their own; what lasts longest, last."""
+    """Disasters first, because they are played while the others go on; what lasts longest, last."""
     pairs = [(end, version) for end in ENDS.values() for version in end.versions]
-    pairs.sort(key=lambda pair: (pair[0].disaster is None, pair[0].lasts_s, -pair[1]))
+    pairs.sort(key=lambda pair: (PLACES.index(pair[0].place), pair[0].lasts_s, -pair[1]))
     return [
         pytest.param(
             end,
@@ -46,24 +49,26 @@ def _in_order() -> list[Any]:
     ]
 
 
+@pytest.mark.timeout(FIRST_S)
 @pytest.mark.parametrize(("end", "version"), _in_order())
 def test_end(theatre: Theatre, end: End, version: int) -> None:
-    stage = theatre.stage(version, disasters=end.disaster is not None)
+    stage = theatre.stage(version, end.place)
     run = stage.runs[end.name]
     run.joined()
     cdr = stage.cdr(run)
     told = [expected for expected in (end.cdr_on(version), end.or_else) if expected and _says(cdr, expected)]
     assert told, f"{_summary(cdr)} instead of {end.cdr_on(version)}\n{run.play.transcript()}"
-    assert run.play.caller.heard == (cdr.sip_code if end.heard is None else end.heard), run.play.transcript()
+    heard = cdr.sip_code if end.heard is None else end.heard
+    assert run.play.caller.heard in (heard if isinstance(heard, tuple) else (heard,)), run.play.transcript()
     _talk_is_right(cdr, run)
     _money_is_right(cdr, run, stage)
     _nothing_is_held(cdr, run, stage)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("disasters", [True, False], ids=["disasters", "ends"])
-def test_afterwards_nothing_is_left(theatre: Theatre, version: int, disasters: bool) -> None:
-    stage = theatre.stage(version, disasters=disasters)
+@pytest.mark.parametrize("place", PLACES)
+def test_afterwards_nothing_is_left(theatre: Theatre, version: int, place: str) -> None:
+    stage = theatre.stage(version, place)
     for run in stage.runs.values():
         run.thread.join(run.end.lasts_s)
     floor = stage.floor

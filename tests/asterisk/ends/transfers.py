@@ -73,3 +73,69 @@ def target_presses_a_transfer_code(play: Play) -> None:
     play.talks()
     _presses(play, play.target)
     play.ends_by(play.target, 0)
+
+
+def _takes_over(play: Play, known: Phone) -> None:
+    """A third telephone, at the trunk's address, wants the place of one that told it its dialog, and is refused."""
+    play.caller.keeps(400)
+    dialog = f"{known.call_id};to-tag={known.remote_tag};from-tag={known.tag}"
+    third = play.another_phone("+12125559999")
+    third.calls(play.number, headers={"Replaces": dialog, "Require": "replaces", "Supported": "replaces"})
+    answer = third.hears("200", "403", "420", "481", "486", "488", "500", "603")
+    if answer.code == 200:
+        play.caller.keeps(400)
+        third.hangs_up()
+    assert answer.code != 200, "INVITE with Replaces was accepted"
+
+
+STOLEN = (
+    "Asterisk obeys INVITE with Replaces from any endpoint, whatever `allow_transfer` says, and the call goes on"
+    " outside of its caps and its money: do not load `res_pjsip_refer`"
+)
+
+
+@end("INVITE with Replaces of the caller's dialog: refused, the call goes on.", answered(CALLER), fault=STOLEN)
+def caller_is_replaced(play: Play) -> None:
+    play.talks()
+    _takes_over(play, play.caller)
+    play.ends_by(play.caller, TALK_MS)
+
+
+@end("INVITE with Replaces of the target's dialog: refused, the call goes on.", answered(CALLER), fault=STOLEN)
+def target_is_replaced(play: Play) -> None:
+    play.talks()
+    _takes_over(play, play.target)
+    play.ends_by(play.caller, TALK_MS)
+
+
+@end(
+    "The same where `res_pjsip_refer` is not loaded: 420, the call goes on.",
+    answered(CALLER),
+    without_refer=True,
+)
+def caller_is_not_replaced_without_the_module(play: Play) -> None:
+    play.talks()
+    _takes_over(play, play.caller)
+    play.ends_by(play.caller, TALK_MS)
+
+
+@end(
+    "The same where `res_pjsip_refer` is not loaded: 420, the call goes on.",
+    answered(CALLER),
+    without_refer=True,
+)
+def target_is_not_replaced_without_the_module(play: Play) -> None:
+    play.talks()
+    _takes_over(play, play.target)
+    play.ends_by(play.caller, TALK_MS)
+
+
+@end(
+    "REFER where `res_pjsip_refer` is not loaded: nobody answers it, the call goes on.",
+    answered(TARGET),
+    without_refer=True,
+)
+def nobody_transfers_without_the_module(play: Play) -> None:
+    play.talks()
+    play.target.sends("REFER", {"Refer-To": f"<{ELSEWHERE}>"})
+    play.ends_by(play.target, TALK_MS)
