@@ -71,7 +71,7 @@ class Daemon:
         self.node = config.node.name
         self.boot_id = clock.new_id()
         self._started_ms = clock.now_ms()
-        self._engine = Engine(store, clock)
+        self._engine = Engine(store, clock, gathers=True)
         self._housekeeping = Housekeeping(store)
         self._journal = Journal(Path(config.node.journal), self.boot_id)
         self._tasks: list[asyncio.Task[None]] = []

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -30,12 +29,17 @@ from capconduit.domain.needs import Command, Needs, caller_key, key_of, needs_of
 from capconduit.domain.settlement import settle
 from capconduit.domain.windows import CPS_BUCKET_MS
 from capconduit.errors import DatabaseError
+from capconduit.services.gathering import (
+    CALLER_WAITS_S,
+    CHANNEL_WAITS_S,
+    NOBODY_WAITS_S,
+    Gathering,
+    QueueFull,
+)
 from capconduit.store.store import Store, Transaction
 
 log = logging.getLogger(__name__)
 
-BATCH_MAX: Final = 256
-QUEUE_MAX: Final = 4_096
 SENT_AHEAD: Final = 12  # decisions whose rows are sent to the database while the next are made
 RELOCKS: Final = 3  # how often what is needed is looked at again because locks were waited for
 
@@ -48,6 +52,16 @@ class EngineBusy(Exception):
 class _Item:
     command: Command
     done: Callable[[Any, Exception | None], None]
+
+
+# How long each can wait for others to share its transaction.
+_PATIENCE_S: Final = {
+    RouteRequest: CALLER_WAITS_S,
+    AttemptReport: CALLER_WAITS_S,
+    SettleReport: CHANNEL_WAITS_S,
+    AnswerReport: NOBODY_WAITS_S,
+    ExtendRequest: NOBODY_WAITS_S,
+}
 
 
 def decide(
@@ -68,14 +82,15 @@ def decide(
 
 
 class Engine:
-    """Runs commands in batches. `submit` may be called from any thread; answers come on the engine's own thread."""
+    """Runs commands in batches. `submit` may be called from any thread; answers come on the engine's own thread.
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    gathers: commands wait some milliseconds for others (see gathering.py); else each begins as soon as it can.
+    """
+
+    def __init__(self, store: Store, clock: Clock, *, gathers: bool = False) -> None:
         self._store = store
         self._clock = clock
-        self._queue: deque[_Item] = deque()
-        self._wake = threading.Condition()
-        self._stopping = False
+        self._queue: Gathering[_Item] = Gathering(patient=gathers)
         self._thread: threading.Thread | None = None
         self.estate: Estate | None = None
         self.failing = False  # the last batch found no database
@@ -93,9 +108,7 @@ class Engine:
 
     def stop(self, timeout_s: float) -> bool:
         """Finish what is queued and end. False: the thread still works after `timeout_s`."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
+        self._queue.close()
         if self._thread is None:
             return True
         self._thread.join(timeout_s)
@@ -108,11 +121,10 @@ class Engine:
 
     def submit(self, command: Command, done: Callable[[Any, Exception | None], None]) -> None:
         """Queue a command; `done(answer, error)` is called once, on the engine's thread. Raises EngineBusy."""
-        with self._wake:
-            if self._stopping or len(self._queue) >= QUEUE_MAX:
-                raise EngineBusy
-            self._queue.append(_Item(command, done))
-            self._wake.notify()
+        try:
+            self._queue.put(_Item(command, done), _PATIENCE_S[type(command)])
+        except QueueFull:
+            raise EngineBusy from None
 
     def ask(self, command: Command, timeout_s: float) -> Any:
         """Submit and wait; for tests and tools that have a thread to spare. Raises what the decision raised."""
@@ -128,13 +140,7 @@ class Engine:
         return future.result(timeout_s)
 
     def _loop(self) -> None:
-        while True:
-            with self._wake:
-                while not self._queue and not self._stopping:
-                    self._wake.wait()
-                if not self._queue:
-                    return
-                batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_MAX))]
+        while batch := self._queue.take():
             self._process(batch)
 
     def _process(self, batch: Sequence[_Item]) -> None:
@@ -184,7 +190,7 @@ class Engine:
         key = key_of(command)
         if command.until_mono_ms is None or books.call_of(key) or key in books.settled or key in books.buried:
             return False
-        return self._stopping or self._clock.monotonic_ms() > command.until_mono_ms
+        return self._queue.closed or self._clock.monotonic_ms() > command.until_mono_ms
 
     def _lock_needs(self, commands: Sequence[Command], estate: Estate, books: Books, tx: Transaction) -> int:
         """Lock what `commands` need; the instant to decide at.

@@ -12,6 +12,7 @@ from capconduit.domain.calls import DialAnswer, RejectAnswer, SettleReport
 from capconduit.domain.model import Call, Cdr
 from capconduit.errors import DatabaseError, Refused
 from capconduit.services import engine as engine_module
+from capconduit.services import gathering
 from capconduit.services.campaigns import pause_campaign
 from capconduit.services.engine import Engine, EngineBusy
 from capconduit.vocab import RejectCode
@@ -138,7 +139,7 @@ def test_a_database_that_fails_is_told_to_all_and_nothing_was_taken(
 
 
 def test_a_full_queue_refuses_and_takes_nothing(started: Till, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "QUEUE_MAX", 2)
+    monkeypatch.setattr(gathering, "QUEUE_MAX", 2)
     answers = Answers(2)
     started.engine.submit(route_of("a"), answers.take("a"))
     started.engine.submit(route_of("b"), answers.take("b"))

@@ -1,0 +1,118 @@
+"""The queue before the engine: order is kept, a crowd does not wait, what can wait rides with what cannot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from capconduit.services import gathering
+from capconduit.services.gathering import BUSY_S, CALLER_WAITS_S, CROWD, NOBODY_WAITS_S, Gathering, QueueFull
+
+LONG_S = 3_600.0  # nobody waits so long in a test
+SOON_S = 30.0
+
+
+def taken_by_another_thread(queue: Gathering[str]) -> Callable[[], list[str]]:
+    """Begins to take a batch; the answer waits for it."""
+    found: list[list[str]] = []
+    thread = threading.Thread(target=lambda: found.append(queue.take()), daemon=True)
+    thread.start()
+
+    def batch() -> list[str]:
+        thread.join(SOON_S)
+        assert not thread.is_alive(), "nothing was handed out"
+        return found[0]
+
+    return batch
+
+
+def test_without_patience_all_that_is_there_is_handed_out_at_once() -> None:
+    queue: Gathering[str] = Gathering(patient=False)
+    for name in "abc":
+        queue.put(name, LONG_S)
+    assert queue.take() == ["a", "b", "c"]
+
+
+def test_what_can_wait_rides_with_what_cannot() -> None:
+    queue: Gathering[str] = Gathering(patient=True)
+    batch = taken_by_another_thread(queue)
+    queue.put("answer", LONG_S)
+    queue.put("settle", LONG_S)
+    queue.put("route", 0.0)
+    assert batch() == ["answer", "settle", "route"]
+
+
+def test_patience_ends() -> None:
+    queue: Gathering[str] = Gathering(patient=True)
+    queue.put("answer", NOBODY_WAITS_S)
+    assert taken_by_another_thread(queue)() == ["answer"]
+
+
+def test_a_crowd_does_not_wait() -> None:
+    queue: Gathering[str] = Gathering(patient=True)
+    batch = taken_by_another_thread(queue)
+    names = [str(n) for n in range(CROWD)]
+    for name in names:
+        queue.put(name, LONG_S)
+    assert batch() == names
+
+
+def test_callers_wait_only_where_others_have_just_been_decided() -> None:
+    now_s = 100.0
+    queue: Gathering[str] = Gathering(patient=True, now_s=lambda: now_s)
+    queue.put("first", CALLER_WAITS_S)
+    assert queue.take() == ["first"]  # the clock stands still: it was due at once
+    now_s += BUSY_S / 2
+    queue.put("second", CALLER_WAITS_S)
+    assert queue._wait_s() == pytest.approx(CALLER_WAITS_S)
+    now_s += CALLER_WAITS_S
+    assert queue._wait_s() <= 0
+
+
+def test_long_after_the_last_batch_nobody_waits_for_others() -> None:
+    now_s = 100.0
+    queue: Gathering[str] = Gathering(patient=True, now_s=lambda: now_s)
+    queue.put("first", CALLER_WAITS_S)
+    queue.take()
+    now_s += BUSY_S * 2
+    queue.put("second", CALLER_WAITS_S)
+    assert queue._wait_s() == 0
+
+
+def test_a_batch_has_a_bound_and_the_rest_follows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "BATCH_MAX", 2)
+    queue: Gathering[str] = Gathering(patient=True)
+    for name in "abc":
+        queue.put(name, LONG_S)
+    queue.put("d", 0.0)
+    assert queue.take() == ["a", "b"]
+    assert queue.take() == ["c", "d"]
+
+
+def test_a_full_queue_takes_nothing_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "QUEUE_MAX", 2)
+    queue: Gathering[str] = Gathering(patient=False)
+    queue.put("a", 0.0)
+    queue.put("b", 0.0)
+    with pytest.raises(QueueFull):
+        queue.put("c", 0.0)
+    assert queue.take() == ["a", "b"]
+
+
+def test_a_closed_queue_hands_out_what_waits_and_then_nothing() -> None:
+    queue: Gathering[str] = Gathering(patient=True)
+    queue.put("a", LONG_S)
+    queue.close()
+    with pytest.raises(QueueFull):
+        queue.put("b", 0.0)
+    assert queue.take() == ["a"]
+    assert queue.take() == []
+
+
+def test_closing_wakes_who_waits() -> None:
+    queue: Gathering[str] = Gathering(patient=True)
+    batch = taken_by_another_thread(queue)
+    queue.close()
+    assert batch() == []
