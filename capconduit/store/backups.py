@@ -25,7 +25,7 @@ from capconduit.store.sqlstore import MIGRATIONS, SqlStore
 PAGES: Final = 2_000  # 8 MB a step: between steps writers have their turn
 STEP_PAUSE_S: Final = 0.005
 FILE_MODE: Final = 0o600
-TOOL_S: Final = 6 * 3_600.0
+TOOL_S: Final = 6 * 3_600
 ERROR_CHARS: Final = 500
 _SQLITE_HEAD: Final = b"SQLite format 3\x00"
 _DUMP_HEAD: Final = b"PGDMP"

@@ -93,7 +93,7 @@ MONEY = [
     *(PACKAGE / "services" / f"{name}.py" for name in ("balances", "caps", "rates", "sellers", "engine", "whatif")),
     *(PACKAGE / "store").glob("*.py"),
 ]
-SECONDS_TO_SLEEP = {("sqlstore.py", 0.01)}  # the pause before a retry
+SECONDS_TO_SLEEP = {("sqlstore.py", 0.01), ("backups.py", 0.005)}  # pauses: before a retry, between steps
 
 
 @pytest.mark.parametrize("path", MONEY, ids=lambda p: f"{p.parent.name}/{p.name}")
