@@ -244,11 +244,12 @@ class _Files:
 
     def put_aside(self, data: bytes) -> None:
         """Keep lines for a person to look at, durably."""
-        aside = os.open(f"{self.path}.aside", os.O_WRONLY | os.O_APPEND | _OPEN, FILE_MODE)
+        aside = os.open(f"{self.path}.aside", os.O_WRONLY | _OPEN, FILE_MODE)
         try:
-            if os.fstat(aside).st_size + len(data) > MAX_ASIDE_BYTES:
+            end = os.fstat(aside).st_size
+            if end + len(data) > MAX_ASIDE_BYTES:
                 raise OSError(errno.EFBIG, f"{self.path}.aside is full: look at it and take it away")
-            os.write(aside, data)
+            _write(aside, data, end)
             os.fsync(aside)
         finally:
             os.close(aside)

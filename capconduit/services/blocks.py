@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final
@@ -17,6 +17,7 @@ from capconduit.vocab import CapScope
 MAX_REASON: Final = 500  # characters
 MAX_AT_ONCE: Final = 100_000  # patterns of one list
 OFFERED: Final = 3  # blocks named where a pattern fits several
+STEP: Final = 200  # patterns of a list that are added in one transaction
 NEAR_AMONG: Final = 10_000  # patterns that are looked through for one that was meant
 _SCOPE_NAMES: Final = {CapScope.SYSTEM: "everybody", CapScope.SELLER: "seller", CapScope.CAMPAIGN: "campaign"}
 
@@ -88,40 +89,59 @@ def add_block(
 
 
 def add_blocks(
-    office: Office, entries: Sequence[Entry], where: Where, *, reason: str = "", expires_ms: int | None = None
+    office: Office,
+    entries: Sequence[Entry],
+    where: Where,
+    *,
+    reason: str = "",
+    expires_ms: int | None = None,
+    rest: Callable[[], None] = lambda: None,
 ) -> tuple[int, int]:
-    """Block the callers of a list, all or nothing: how many were added, and how many were blocked already.
+    """Block the callers of a list: how many were added, and how many were blocked already.
 
-    `reason` stands for the entries without one of their own. Raises UsageError, which names the line.
+    Every line is looked at before the first is added; then they are added STEP at a time, because nobody's call is
+    decided meanwhile; between two steps `rest` is called, for calls to have their turn. A list that was interrupted can
+    be given again. `reason` stands for the entries without one of their own. Raises UsageError, which names the line.
     """
     if len(entries) > MAX_AT_ONCE:
         raise UsageError("list-too-long", f"{len(entries)} patterns are too many", f"give {MAX_AT_ONCE} at a time")
     _check_reason(reason)
 
-    def work(desk: Desk) -> tuple[int, int]:
+    def look(desk: Desk) -> dict[str, str]:
         _check_expiry(expires_ms, desk.now_ms)
-        scope, scope_id = _scope(desk, where)
-        known = {b.pattern: b for b in _rows(desk, scope, scope_id)}
-        fresh: dict[str, Block] = {}
+        _scope(desk, where)
         region = desk.settings().default_region
-        there = 0
+        reasons: dict[str, str] = {}
         for entry in entries:
-            kept = _pattern_of(entry, region)
-            before = known.get(kept)
-            if kept in fresh or (before is not None and not _is_over(before, desk.now_ms)):
-                there += 1
-                continue
-            fresh[kept] = _block(desk, kept, scope, scope_id, entry.reason or reason, expires_ms)
-        for kept, block in fresh.items():
-            if kept in known:
-                desk.tx.delete(known[kept])
-            desk.tx.insert(block)
-            desk.changed("block.add", kept, known.get(kept), block, estate=False)
-        if fresh:
-            desk.changed("block.import", f"{len(fresh)} patterns for {_whose(where)}", None, None)
-        return len(fresh), there
+            reasons.setdefault(_pattern_of(entry, region), entry.reason or reason)
+        return reasons
 
-    return office.change(work)
+    wanted = list(office.read(look).items())
+    added = 0
+    for first in range(0, len(wanted), STEP):
+        some = dict(wanted[first : first + STEP])
+        added += office.change(lambda desk, some=some: _add_some(desk, some, where, expires_ms))  # type: ignore[misc]
+        rest()
+    return added, len(entries) - added
+
+
+def _add_some(desk: Desk, reasons: dict[str, str], where: Where, expires_ms: int | None) -> int:
+    """Block these patterns, each for its reason; how many were not blocked already."""
+    scope, scope_id = _scope(desk, where)
+    found = [_find(desk, pattern, scope, scope_id) for pattern in reasons]
+    known = {block.pattern: block for block in found if block is not None}
+    fresh = {
+        kept: _block(desk, kept, scope, scope_id, reason, expires_ms)
+        for kept, reason in reasons.items()
+        if kept not in known or _is_over(known[kept], desk.now_ms)
+    }
+    for kept in fresh.keys() & known.keys():
+        desk.tx.delete(known[kept])
+    desk.tx.insert_all(list(fresh.values()))
+    desk.tx.insert_all([desk.entry("block.add", kept, known.get(kept), block) for kept, block in fresh.items()])
+    if fresh:
+        desk.changed("block.import", f"{len(fresh)} patterns for {_whose(where)}", None, None)
+    return len(fresh)
 
 
 def _pattern_of(entry: Entry, region: str) -> str:

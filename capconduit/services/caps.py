@@ -471,8 +471,9 @@ def _count_what_was(desk: Desk, cap: Cap, begun_ms: int | None = None) -> None:
     keys: dict[CounterKey, str] = {(p.cap_id, p.window_start_ms): p.tenant_id for p in places}
     desk.tx.lock_counters(keys | {(cap.id, key_ms): cap.tenant_id for key_ms, _, _ in spans}, books)
     books.apply(Changes(places=places))
-    for key_ms, start_ms, end_ms in spans:
-        base = desk.tx.recount_cap(cap, start_ms, end_ms)
+    past = desk.tx.recount_cap(cap, spans[0][1], spans[-1][2], zoned.bucket_ms)
+    for key_ms, start_ms, _ in spans:
+        base = past.get(start_ms, 0)
         counter = books.counters[(cap.id, key_ms)]
         books.counters[(cap.id, key_ms)] = replace(counter, used=counter.used + base, base=base)
         books.dirty_counters.add((cap.id, key_ms))

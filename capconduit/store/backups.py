@@ -172,7 +172,7 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 def _fold_log(path: Path) -> None:
     """Bring what stands in the write-ahead log into the file, so that the file alone is whole. Raises Refused."""
     try:
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=1.0)) as connection:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=1)) as connection:
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except sqlite3.Error:
         return  # it is damaged, which may be why it is replaced: kept as it is

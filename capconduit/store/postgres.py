@@ -272,6 +272,21 @@ def _translated() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _in_doubt(connection: psycopg.Connection[Any], *, doubt: bool) -> Iterator[None]:
+    """A connection that is lost while COMMIT is under way leaves open whether it happened."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if not (doubt and connection.closed):
+            raise
+        raise DatabaseError(
+            "outcome-unknown",
+            "PostgreSQL was lost while it made the change: nobody knows whether it did",
+            "look before you repeat it (a repeated `balance add` is harmless with the same --key)",
+        ) from error
+
+
 def _version(tx: SqlTransaction) -> int:
     """The newest migration that `tx` sees."""
     if tx.query("SELECT to_regclass('schema_migration') IS NULL")[0][0]:
@@ -304,7 +319,7 @@ class PostgresStore(SqlStore):
             tx = SqlTransaction(PostgresDialect(connection), write=write)
             yield tx
             tx.finish()
-            with _translated():
+            with _translated(), _in_doubt(connection, doubt=write):
                 connection.execute("COMMIT")
         except BaseException as error:
             self._roll_back(connection, error)

@@ -31,7 +31,7 @@ from capconduit.ids import ulid
 from capconduit.store import estates, pruning
 from capconduit.store.dialect import CALLER_LOCK, CHANNEL_LOCK, Dialect, insert_sql
 from capconduit.store.rows import mapping
-from capconduit.store.store import LOOK_BACK_MS, Outdated, Transaction
+from capconduit.store.store import LONGEST_CALL_MS, LOOK_BACK_MS, Outdated, Transaction
 from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, PlaceState
 
 if TYPE_CHECKING:
@@ -132,6 +132,13 @@ class SqlTransaction(Transaction):
 
     def insert(self, row: object) -> None:
         self._insert(type(row), [row])
+
+    def insert_all(self, rows: Sequence[object]) -> None:
+        if rows:
+            self._must_write()
+            self._touch(rows)
+            m = mapping(type(rows[0]))
+            self._db.insert(m.table, list(m.types.items()), [m.values(row) for row in rows])
 
     def update(self, row: object) -> None:
         self._update(type(row), [row])
@@ -431,39 +438,42 @@ class SqlTransaction(Transaction):
 
     # --- recounting ---------------------------------------------------------------------------------------------------
 
-    def recount_cap(self, cap: Cap, start_ms: int, end_ms: int) -> int:
+    def recount_cap(self, cap: Cap, start_ms: int, end_ms: int, width_ms: int = 0) -> Mapping[int, int]:
         """By attempts for caps on targets and rules, by calls for the others; see domain.settlement."""
         counted = _COUNTED.get(cap.metric)
         if counted is None:
-            return 0
+            return {}
         what, test = counted
         values: dict[str, Any] = {
             "tenant_id": cap.tenant_id, "scope_id": cap.scope_id, "start": start_ms, "until": end_ms,
+            "width": width_ms or end_ms - start_ms,
         }  # fmt: skip
         if cap.metric in (CapMetric.BILLABLE, CapMetric.SPEND):
             values["yes"] = True
         if cap.scope in ATTEMPT_SCOPES:
             # In the window of the Dial. The record names the attempt that was answered, or the last one; one that was
             # taken after it and never dialled has ended without a cause.
-            column = f"attempt.{_SCOPE_COLUMN[cap.scope]}"
+            column, at = f"attempt.{_SCOPE_COLUMN[cap.scope]}", "attempt.started_ms"
             if cap.metric is CapMetric.ATTEMPTS:
                 test = "attempt.hangup_cause IS NOT NULL"
                 test += " AND (cdr.call_id IS NULL OR cdr.reject_code <> 'engine_timeout')"
-            sql = (
-                f"SELECT {what} FROM attempt LEFT JOIN cdr ON cdr.tenant_id = attempt.tenant_id"
+            source = (
+                "attempt LEFT JOIN cdr ON cdr.tenant_id = attempt.tenant_id"
                 " AND cdr.call_id = attempt.call_id AND cdr.attempt = attempt.number"
                 f" WHERE attempt.tenant_id = :tenant_id AND {column} = :scope_id AND {test}"
-                " AND attempt.started_ms >= :start AND attempt.started_ms < :until"
+                " AND attempt.call_id >= :oldest"  # ids begin with the instant: what is older is not looked at
             )
+            values["oldest"] = ulid(max(start_ms - LONGEST_CALL_MS, 0), 0)
         else:
-            owner = f"{_SCOPE_COLUMN[cap.scope]} = :scope_id"
+            owner, at = f"{_SCOPE_COLUMN[cap.scope]} = :scope_id", "decided_ms"
             if cap.scope is CapScope.TRUNK:
                 owner = "trunk = (SELECT name FROM trunk WHERE tenant_id = :tenant_id AND id = :scope_id)"
-            sql = (
-                f"SELECT {what} FROM cdr WHERE tenant_id = :tenant_id AND {owner} AND {test}"
-                " AND decided_ms >= :start AND decided_ms < :until"
-            )
-        return int(self._db.query(sql, values)[0][0] or 0)
+            source = f"cdr WHERE tenant_id = :tenant_id AND {owner} AND {test}"
+        rows = self._db.query(
+            f"SELECT ({at} - :start) / :width, {what} FROM {source} AND {at} >= :start AND {at} < :until GROUP BY 1",
+            values,
+        )
+        return {start_ms + int(row[0]) * values["width"]: int(row[1]) for row in rows if row[1]}
 
     def place_sums(self, tenant_id: str) -> Mapping[CounterKey, tuple[int, int]]:
         rows = self._db.query(

@@ -27,6 +27,7 @@ Answer = TypeVar("Answer")
 
 # How far back decisions look for a channel's settled call, so that they do not search every month there is. An end that
 # is told a second time later than that finds no call, charges nothing and leaves a tombstone.
+LONGEST_CALL_MS: Final = 86_400_000  # an attempt begins no later than this after its call's id was made
 LOOK_BACK_MS: Final = 35 * 86_400_000
 
 
@@ -73,6 +74,10 @@ class Transaction(Protocol):
 
     def insert(self, row: object) -> None:
         """Add a row. Raises Refused (`exists`) where a unique key is taken."""
+        ...
+
+    def insert_all(self, rows: Sequence[object]) -> None:
+        """Insert rows of one class in one go. Raises Refused as `insert`, for all of them."""
         ...
 
     def update(self, row: object) -> None:
@@ -166,8 +171,11 @@ class Transaction(Protocol):
 
     # --- recounting ---------------------------------------------------------------------------------------------------
 
-    def recount_cap(self, cap: Cap, start_ms: int, end_ms: int) -> int:
-        """What settled calls admitted in [start, end) have used of a cap, counted from the records."""
+    def recount_cap(self, cap: Cap, start_ms: int, end_ms: int, width_ms: int = 0) -> Mapping[int, int]:
+        """What settled calls admitted in [start, end) have used of a cap, counted from the records in one go.
+
+        By the start of each `width_ms` (0: all in one) that has any.
+        """
         ...
 
     def place_sums(self, tenant_id: str) -> Mapping[CounterKey, tuple[int, int]]:

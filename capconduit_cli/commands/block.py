@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -21,6 +22,7 @@ from capconduit_cli.typer_seam import NounApp
 if TYPE_CHECKING:
     from capconduit.services.blocks import BlockView, Entry, Where
 
+REST_S: Final = 0.02  # between the steps of a list: calls are decided meanwhile
 app = NounApp(
     "A pattern is a number in any notation, a prefix (+1212*), a number with ? for any one digit (+1212555????), or a"
     " caller as received that is no number (1001; anonymous: whoever withheld the number). It holds for the calls of"
@@ -92,7 +94,8 @@ def add(
 ) -> None:
     """Block a caller, or a list of them: all or nothing, what is blocked already stays as it is.
 
-    In a list empty lines and those that begin with # are passed by. Prints the pattern as it is kept.
+    In a list empty lines and those that begin with # are passed by; all are looked at before the first is added.
+    Prints the pattern as it is kept.
     """
     from capconduit.services.blocks import add_block, add_blocks
 
@@ -108,7 +111,7 @@ def add(
     if pattern is not None:
         emit_change(made, row(add_block(made, pattern, where, **more)), COLUMNS, out)
         return
-    added, there = add_blocks(made, list(_entries(from_file)), where, **more)
+    added, there = add_blocks(made, list(_entries(from_file)), where, rest=lambda: time.sleep(REST_S), **more)
     notice(f"{added} are blocked now, {there} were already")
     if dry_run:
         notice(NOTHING_CHANGED)

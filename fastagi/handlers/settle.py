@@ -80,6 +80,10 @@ class SettleHandler:
         except (EngineBusy, DatabaseError, TimeoutError) as error:
             log.error("not settled yet: %s", error or type(error).__name__, extra={"uniqueid": uniqueid})
             return await self._keep(replace(report, ended_ms=_end_ms(report, ended_ms), witness="journal"))
+        if answer.call_id is None and report.attempt:
+            # Admitted under another node's name, or before a backup was put back: the dialplan keeps it with its id.
+            log.error("the end of a call that is not in the database", extra={"uniqueid": uniqueid})
+            return self._left_to_asterisk()
         self._meter.settled(uniqueid)
         if answer.disagreement:
             log.warning("settled before with other numbers: %s", answer.disagreement, extra={"uniqueid": uniqueid})

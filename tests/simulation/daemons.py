@@ -21,7 +21,8 @@ from capconduit.domain.model import Node
 from capconduit.domain.needs import Command
 from capconduit.errors import CapConduitError
 from capconduit.ids import ulid
-from capconduit.services.engine import BATCH_MAX, Engine, _Item
+from capconduit.services.engine import Engine, _Item
+from capconduit.services.gathering import BATCH_MAX, Gathering
 from capconduit.store.store import Store
 from capconduit.units import Millis
 from fastagi import daemon as daemon_module
@@ -228,11 +229,29 @@ vars(daemon_module).update(
 )
 
 
+class Turns(Gathering[_Item]):
+    """The engine's queue where nothing waits for others: the world says when its turn is."""
+
+    def __init__(self) -> None:
+        super().__init__(patient=False)
+
+    def now(self) -> list[_Item]:
+        """A batch, as the queue stands."""
+        return [self._items.popleft() for _ in range(min(len(self._items), BATCH_MAX))]
+
+    def put_back(self, items: Sequence[_Item]) -> None:
+        """What was kept back waits again."""
+        self._items.extend(items)
+
+
 class SimEngine(Engine):
     """The engine without its thread: what waits is decided in one batch when its turn comes."""
 
-    def __init__(self, process: Process, store: Store, clock: Clock) -> None:
-        super().__init__(store, clock)
+    _queue: Turns
+
+    def __init__(self, process: Process, store: Store, clock: Clock, *, gathers: bool = False) -> None:
+        super().__init__(store, clock, gathers=gathers)
+        self._queue = Turns()
         self.process = process
         self._world = process.machine.world
         self._due = False
@@ -242,7 +261,7 @@ class SimEngine(Engine):
             self.estate = tx.load_estate()
 
     def stop(self, timeout_s: float) -> bool:
-        self._stopping = True
+        self._queue.close()
         while self._queue:
             self._turn()
         return True
@@ -259,7 +278,7 @@ class SimEngine(Engine):
 
     def take_back(self, item: _Item) -> None:
         """What was kept back has its turn."""
-        self._queue.append(item)
+        self._queue.put_back([item])
         self._arm()
 
     def _arm(self) -> None:
@@ -271,9 +290,8 @@ class SimEngine(Engine):
         """One batch, as the queue stands; whoever injects faults may change it before."""
         self._due = False
         self._world.deciding = self
-        items = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_MAX))]
-        now, later = self._world.messages.batch(items)
-        self._queue.extend(later)
+        now, later = self._world.messages.batch(self._queue.now())
+        self._queue.put_back(later)
         if self._world.stale_estate is not None:
             self.estate, self._world.stale_estate = self._world.stale_estate, None
         if now:

@@ -374,6 +374,9 @@ class MemoryTransaction(Transaction):
     def lock_counters(self, keys: Mapping[CounterKey, str], books: Books) -> None:
         self.lock_needs(Needs(counters=dict(keys)), books)
 
+    def send(self, books: Books) -> None:
+        """Nothing is gained by it here."""
+
     def write(self, books: Books) -> None:
         self._must_write()
         for row in self._written(books):
@@ -445,7 +448,13 @@ class MemoryTransaction(Transaction):
 
     # --- recounting ---------------------------------------------------------------------------------------------------
 
-    def recount_cap(self, cap: Cap, start_ms: int, end_ms: int) -> int:
+    def recount_cap(self, cap: Cap, start_ms: int, end_ms: int, width_ms: int = 0) -> Mapping[int, int]:
+        width_ms = width_ms or end_ms - start_ms
+        starts = range(start_ms, end_ms, width_ms)
+        counts = {start: self._recount(cap, start, min(start + width_ms, end_ms)) for start in starts}
+        return {start: count for start, count in counts.items() if count}
+
+    def _recount(self, cap: Cap, start_ms: int, end_ms: int) -> int:
         self._statement()
         by_attempt = cap.scope in ATTEMPT_SCOPES
         total = 0

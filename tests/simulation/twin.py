@@ -138,6 +138,9 @@ class TwinTransaction(Transaction):
         for name in ("calls", "call_ids", "attempts", "places", "holds", "settled", "buried"):
             agree(f"{what}: {name}", getattr(books, name), getattr(other, name))
 
+    def send(self, books: Books) -> None:
+        """All is left to `write`, where both see it."""
+
     def write(self, books: Books) -> None:
         self._memory.write(books)  # first: the real one takes what is new out of the books
         self._real.write(books)
@@ -159,9 +162,9 @@ class TwinTransaction(Transaction):
 
     # --- recounting ---------------------------------------------------------------------------------------------------
 
-    def recount_cap(self, cap: Cap, start_ms: int, end_ms: int) -> int:
-        real, memory = self._real.recount_cap(cap, start_ms, end_ms), self._memory.recount_cap(cap, start_ms, end_ms)
-        return int(agree(f"recount of {cap}", real, memory))
+    def recount_cap(self, cap: Cap, start_ms: int, end_ms: int, width_ms: int = 0) -> Mapping[int, int]:
+        real = dict(self._real.recount_cap(cap, start_ms, end_ms, width_ms))
+        return dict(agree(f"recount of {cap}", real, dict(self._memory.recount_cap(cap, start_ms, end_ms, width_ms))))
 
     def place_sums(self, tenant_id: str) -> Mapping[CounterKey, tuple[int, int]]:
         real, memory = self._real.place_sums(tenant_id), self._memory.place_sums(tenant_id)

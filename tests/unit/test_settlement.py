@@ -182,6 +182,14 @@ def test_the_target_s_leg_is_the_clock_where_ami_saw_it() -> None:
     assert cdr.witness == "handler+ami"
 
 
+def test_a_caller_who_was_answered_before_the_dial_pays_for_no_more_than_the_dial() -> None:
+    """An IVR answered ten minutes ago, AMI is away: the channel's own time is not that of the target."""
+    till = admitted()
+    till.clock.pass_ms(8_000)
+    till.ask(settle_of(talk_ms=608_000))
+    assert till.cdr().talk_ms == 8_000
+
+
 def test_an_answer_that_was_recorded_counts_though_the_handler_knows_of_none() -> None:
     till = admitted()
     till.ask(answer_of(answered_ms=T0 + 2_000))
