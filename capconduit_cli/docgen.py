@@ -16,6 +16,7 @@ from typing import Final
 from capconduit import __version__
 from capconduit.config import ENVIRONMENT_PREFIX, KEYS, SECTIONS, render_example, toml_value
 from capconduit.errors import ExitCode
+from capconduit_cli import estate_page
 from capconduit_cli.app import ABOUT, NOUNS, PROGRAM, Noun, Root, build_root
 from capconduit_cli.reference import reference
 from capconduit_cli.typer_seam import (
@@ -254,6 +255,13 @@ def _config_page() -> str:
     return page.render()
 
 
+def _estate_page() -> str:
+    page = Page(estate_page.NAME, 5, estate_page.WHAT)
+    estate_page.write(page)
+    _see_also(page, [f"capconduit-{verb}(1)" for verb in ("apply", "export", "plan")])
+    return page.render()
+
+
 def _context(command: ClickCommand, name: str, parent: Context | None = None) -> Context:
     return command.make_context(name, [], parent=parent, resilient_parsing=True)
 
@@ -295,6 +303,7 @@ def generated(nouns: Sequence[Noun] = NOUNS) -> dict[str, str]:
         "config.example.toml": render_example(),
         "docs/reference.md": reference(),
         "man/man5/capconduit.toml.5": _config_page(),
+        "man/man5/capconduit-estate.5": _estate_page(),
         "man/man1/capconduit.1": _program_page(root, NOUNS),
     }
     for noun in nouns:

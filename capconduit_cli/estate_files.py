@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from capconduit.estate_file.schema import Document
 
 STDIN: Final = "-"
+NAMED: Final = 5  # of what a file does not say
+_BOM: Final = "\ufeff"  # some editors begin a file with it
 FileOption = Annotated[
     Path, typer.Option("--file", "-f", metavar="FILE", help="The estate file; - reads it from stdin.")
 ]
@@ -26,10 +28,15 @@ COLUMNS: Final = (Column("action"), Column("what"), Column("field"), Column("bef
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, or of stdin for `-`. Raises UsageError."""
+    """The text of a file, or of stdin for `-`; no more of it than can be an estate. Raises UsageError."""
+    from capconduit.estate_file.document import MAX_BYTES
+
     try:
-        return sys.stdin.read() if str(path) == STDIN else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        if str(path) == STDIN:
+            return sys.stdin.read(MAX_BYTES + 1).removeprefix(_BOM)
+        with path.open(encoding="utf-8") as file:
+            return file.read(MAX_BYTES + 1).removeprefix(_BOM)
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no name of a file
         raise UsageError("estate-unreadable", f"{path}: {error}", "give a readable UTF-8 file") from None
 
 
@@ -69,6 +76,17 @@ def _shown(change: Change, name: str, values: dict[str, Any]) -> str:
     if isinstance(written, list):
         return ", ".join(written)
     return str(written).lower() if isinstance(written, bool) else str(written)
+
+
+def told_of_unlisted(plan: Plan) -> str:
+    """`not in the file, left as they are: 2 (rate.std, seller.acme)`; empty where there is nothing of it."""
+    if not plan.unlisted:
+        return ""
+    more = ", …" if len(plan.unlisted) > NAMED else ""
+    return (
+        f"not in the file, left as they are: {len(plan.unlisted)} ({', '.join(plan.unlisted[:NAMED])}{more});"
+        " --prune removes them"
+    )
 
 
 def told(plan: Plan) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from capconduit.config import Config
 from capconduit.errors import ConfigError
+from capconduit_cli.app import PROGRAM
 
 UNIT: Final = "capconduit.service"
 EXEC: Final = "ExecStart=/usr/local/bin/capconduit --config /etc/capconduit/config.toml serve\n"
@@ -24,6 +26,12 @@ def units_dir() -> Path:
         if candidate.is_dir():
             return candidate
     raise ConfigError("units-missing", f"no units in {packaged} or {checkout}", "install CapConduit again")
+
+
+def this_program() -> Path:
+    """The `capconduit` that runs; beside the interpreter where it was started as a module (`python -m`)."""
+    called = Path(sys.argv[0])
+    return called if called.name == PROGRAM else Path(sys.executable).with_name(PROGRAM)
 
 
 def unit(config: Config, program: Path) -> str:

@@ -15,6 +15,7 @@ PACKET_S: Final = 0.02
 SAMPLES: Final = 160
 SILENCE: Final = b"\xff" * SAMPLES
 KEY_PACKETS, KEY_ENDS = 5, 3  # of one key, and how often its end is said (RFC 4733)
+RTP_HEADER: Final = 12
 KEYS: Final = "0123456789*#"
 
 
@@ -28,6 +29,8 @@ class Media:
         self.port = int(self._socket.getsockname()[1])
         self.peer: tuple[str, int] | None = None
         self.heard = 0  # packets that came
+        self.keys_heard = ""
+        self._last_key: int | None = None  # its timestamp: a key is said in many packets
         self._sequence, self._stamp = random.randrange(30_000), 0
         self._source = random.randrange(1 << 32)
         self._keys: list[str] = []
@@ -74,10 +77,19 @@ class Media:
     def _listen(self) -> None:
         self._socket.setblocking(False)
         try:
-            while self._socket.recv(2_048):
+            while packet := self._socket.recv(2_048):
                 self.heard += 1
+                self._hear_key(packet)
         except OSError:
             return
+
+    def _hear_key(self, packet: bytes) -> None:
+        if len(packet) < RTP_HEADER + 4 or packet[1] & 0x7F != EVENTS:
+            return
+        (stamp,) = struct.unpack("!I", packet[4:8])
+        if stamp != self._last_key and packet[RTP_HEADER] < len(KEYS):
+            self._last_key = stamp
+            self.keys_heard += KEYS[packet[RTP_HEADER]]
 
     def _key(self, event: int) -> None:
         for number in range(KEY_PACKETS + KEY_ENDS):

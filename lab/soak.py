@@ -254,7 +254,7 @@ class Soak:
         floor = self.floor
         account = floor.balance().account
         charged = sum(cdr.amount_micros for cdr in cdrs)
-        wrong = [cdr.call_id for cdr in cdrs if cdr.amount_micros + cdr.written_off_micros != _price(cdr)]
+        wrong = [cdr.call_id for cdr in cdrs if (cdr.amount_micros, cdr.written_off_micros) != (_price(cdr), 0)]
         _, entries = balances.ledger(floor.office, SELLER, limit=1_000_000)
         billed = Counter(entry.call_id for entry in entries if entry.call_id)
         for what, is_wrong in (

@@ -44,6 +44,7 @@ OFF = Fault(
 )
 AWAY = Fault("ami-unreachable", Severity.ERROR, "the daemon cannot extend calls, measure talk, or find lost calls")
 REFUSED = Fault("ami-login-refused", Severity.ERROR, "Asterisk does not let the daemon in: it works as without AMI")
+NO_SECRET = Fault("ami-secret-missing", Severity.ERROR, "without its AMI secret the daemon does not start")
 TOO_FEW = Fault("ami-right-missing", Severity.ERROR, "the daemon asks this of Asterisk while calls last")
 TOO_MANY = Fault(
     "ami-right-too-many",
@@ -58,8 +59,8 @@ STAMPS_MISSING = Fault(
 )
 STRANGER_MIGHTY = Fault(
     "ami-user-mighty",
-    Severity.WARNING,
-    "another user of AMI that may take over Asterisk, and its calls with it; it should be kept to its address",
+    Severity.INFO,
+    "another user of AMI that may take over Asterisk, and its calls with it, from the addresses that are permitted",
 )
 STRANGER_OPEN = Fault(
     "ami-user-open", Severity.ERROR, "a user of AMI that may take over Asterisk, from any address that reaches the port"
@@ -171,11 +172,19 @@ def _login(scene: Scene) -> Iterable[Finding]:
         try:
             logged_in = user()
         except CannotTell as failure:
-            fault = REFUSED if "does not let" in failure.reason else AWAY
-            fix = failure.how if failure.how.startswith("capconduit ") else f"capconduit install   # {failure.how}"
-            yield fault.found(failure.reason, fix=fix)
+            if failure.is_for_root:
+                raise
+            yield _refusal(failure)
         else:
             yield fine(f"logged in at {ami.host}:{ami.port} as {logged_in.name}", logged_in.name)
+
+
+def _refusal(failure: CannotTell) -> Finding:
+    """Why the daemon could not log in either."""
+    if "secret" in failure.reason or "environment variable" in failure.reason:
+        return NO_SECRET.found(failure.reason, fix="capconduit config check   # says where the secret is looked for")
+    fault = REFUSED if "does not let" in failure.reason else AWAY
+    return fault.found(failure.reason, fix=f"capconduit install   # {failure.how}")
 
 
 def _users(scene: Scene) -> list[Callable[[], AmiUser]]:
@@ -227,7 +236,7 @@ CHECKS: Final = (
         "ami-login",
         Matter.AMI,
         "Asterisk's manager interface answers and lets the daemon in",
-        (OFF, AWAY, REFUSED),
+        (OFF, AWAY, REFUSED, NO_SECRET),
         _login,
     ),
     Check(

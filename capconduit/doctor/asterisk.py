@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from capconduit.doctor.conffile import parse_conf
-from capconduit.doctor.findings import CannotTell, Check, Fault, Finding, Matter, Severity, fine
+from capconduit.doctor.findings import SUDO, CannotTell, Check, Fault, Finding, Matter, Severity, fine
 from capconduit.doctor.needed import module_needs
 from capconduit.doctor.scene import Scene
 from capconduit.units import format_instant
@@ -193,7 +193,7 @@ def _options(scene: Scene) -> Iterable[Finding]:
     try:
         text, changed_ms = path.read_text("utf-8", "replace"), int(path.stat().st_mtime * 1_000)
     except OSError as error:
-        raise CannotTell(f"{path} cannot be read: {error.strerror}", "sudo capconduit doctor") from None
+        raise CannotTell(f"{path} cannot be read: {error.strerror}", SUDO) from None
     return judge_options(text, changed_ms, _started_ms(scene))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from capconduit.doctor.findings import CannotTell
+from capconduit.doctor.findings import SUDO, CannotTell
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 MAX_FILES: Final = 500
@@ -88,7 +88,7 @@ def _exists(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError as error:
-        raise CannotTell(f"{path} cannot be looked at: {error.strerror}", "sudo capconduit doctor") from None
+        raise CannotTell(f"{path} cannot be looked at: {error.strerror}", SUDO) from None
 
 
 class _Reader:
@@ -106,7 +106,7 @@ class _Reader:
             with path.open("rb") as source:
                 raw = source.read(MAX_BYTES + 1)
         except OSError as error:
-            raise CannotTell(f"{path} cannot be read: {error.strerror}", "sudo capconduit doctor") from None
+            raise CannotTell(f"{path} cannot be read: {error.strerror}", SUDO) from None
         if len(raw) > MAX_BYTES:
             raise CannotTell(f"{path} is larger than {MAX_BYTES} bytes", f"look at {path}")
         self.text(raw.decode("utf-8", "replace"), str(path), depth)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from capconduit import __version__
-from capconduit.doctor.findings import CannotTell, Check, Fault, Finding, Matter, Severity, fine
+from capconduit.doctor.findings import SUDO, CannotTell, Check, Fault, Finding, Matter, Severity, fine
 from capconduit.doctor.scene import Scene
 from capconduit.render.contexts import SPOOL_FAMILY
 from capconduit.units import format_duration, format_instant, parse_instant
@@ -199,7 +199,7 @@ def _daemon(scene: Scene) -> Iterable[Finding]:
     try:
         status = scene.status()
     except CannotTell as failure:
-        if "Permission denied" in failure.reason:
+        if failure.is_for_root:
             raise
         return [AWAY.found(failure.reason, fix="systemctl start capconduit   # or: capconduit serve")]
     return judge_status(status, __version__)
@@ -213,7 +213,7 @@ def _config_age(scene: Scene) -> Iterable[Finding]:
         changed_ms = int(origin.stat().st_mtime * 1_000)
         started_ms = parse_instant(started, now_ms=scene.doors.clock.now_ms())
     except OSError as error:
-        raise CannotTell(f"{origin}: {error.strerror}", "sudo capconduit doctor") from None
+        raise CannotTell(f"{origin}: {error.strerror}", SUDO) from None
     return judge_config_age(changed_ms, started_ms, str(origin))
 
 
@@ -226,7 +226,7 @@ def _journal(scene: Scene) -> Iterable[Finding]:
     except FileNotFoundError:
         size = 0
     except OSError as error:
-        raise CannotTell(f"{aside}: {error.strerror}", "sudo capconduit doctor") from None
+        raise CannotTell(f"{aside}: {error.strerror}", SUDO) from None
     return judge_journal(int(journal.get("waiting") or 0), str(journal.get("trouble") or ""), size, str(aside))
 
 
@@ -257,7 +257,7 @@ def _supervision(scene: Scene) -> Iterable[Finding]:
     try:
         unit = service_of(path.read_text())
     except OSError as error:
-        raise CannotTell(f"{path}: {error.strerror}", "sudo capconduit doctor") from None
+        raise CannotTell(f"{path}: {error.strerror}", SUDO) from None
     return judge_supervision(unit, scene.doors.systemctl(unit) if unit else {})
 
 

@@ -103,6 +103,8 @@ def _database(scene: Scene) -> Iterable[Finding]:
         store = scene.store()
         version = scene.source("the schema", store.schema_version)
     except CannotTell as failure:
+        if failure.is_for_root:
+            raise
         return [AWAY.found(f"{url}: {failure.reason}", fix=failure.how or "capconduit init")]
     return judge_migrations(pending_migrations(store), version, newest_migration())
 

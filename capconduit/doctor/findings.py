@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from capconduit.errors import CapConduitError
 
 if TYPE_CHECKING:
     from capconduit.doctor.scene import Scene
+
+
+SUDO: Final = "sudo capconduit doctor"  # how a check can be done that this user may not do
 
 
 class Severity(StrEnum):
@@ -87,6 +94,16 @@ class CannotTell(Exception):
         super().__init__(reason)
         self.reason = reason
         self.how = how
+
+    @classmethod
+    def of(cls, error: CapConduitError) -> CannotTell:
+        """What an error of ours says; where the system denied something to this user, root can be told more."""
+        return cls(error.message, SUDO if os.strerror(errno.EACCES) in error.message else error.hint)
+
+    @property
+    def is_for_root(self) -> bool:
+        """Whether it says nothing of the matter, only that this user may not look."""
+        return self.how == SUDO
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from capconduit.doctor.conffile import ConfFile
-from capconduit.doctor.findings import CannotTell, Check, Fault, Finding, Matter, Severity, fine, unknown
+from capconduit.doctor.findings import SUDO, CannotTell, Check, Fault, Finding, Matter, Severity, fine, unknown
 from capconduit.doctor.scene import Scene
 from capconduit.doctor.sockets import UdpSocket, udp_sockets
 from capconduit.render.files import CONF_FILES, INCLUDE_DIR
@@ -44,17 +44,19 @@ CLOCKS_FAR = Fault(
     "clock-far", Severity.ERROR, "instants of one call come from both clocks: caps and talk are counted wrongly"
 )
 FILES_FEW = Fault(
-    "open-files-few", Severity.ERROR, "when no descriptor is left, calls are refused and records cannot be written"
+    "open-files-few", Severity.WARNING, "when no descriptor is left, calls are refused and records cannot be written"
 )
-FILES_NEAR = Fault("open-files-near", Severity.WARNING, "most descriptors are in use: something leaks, or load grows")
-RTP_FEW = Fault("rtp-ports-few", Severity.ERROR, "a call without a free pair of ports has no sound or fails")
+FILES_NEAR = Fault(
+    "open-files-near", Severity.ERROR, "most descriptors are in use now: something leaks, or load has grown"
+)
+RTP_FEW = Fault("rtp-ports-few", Severity.WARNING, "a call without a free pair of ports has no sound or fails")
 RTP_TAKEN = Fault(
     "rtp-ports-taken", Severity.WARNING, "somebody else has ports of the media range: Asterisk tries and skips them"
 )
 RTP_OWN = Fault(
     "rtp-ports-own",
-    Severity.ERROR,
-    "Asterisk's own port for SIP or IAX2 lies in the media range: which of the two gets it is chance",
+    Severity.WARNING,
+    "a call may hold the port when SIP or IAX2 has to bind it again: the trunks stay silent then",
 )
 RTP_EPHEMERAL = Fault(
     "rtp-ports-ephemeral",
@@ -178,7 +180,7 @@ def _files_of(scene: Scene, who: str, pid: int, needed: int, fix: str) -> Iterat
     try:
         limit = parse_open_files((place / "limits").read_text())
     except OSError as error:
-        raise CannotTell(f"{place}/limits: {error.strerror}", "sudo capconduit doctor") from None
+        raise CannotTell(f"{place}/limits: {error.strerror}", SUDO) from None
     try:
         used: int | None = sum(1 for _ in (place / "fd").iterdir())
     except OSError:
@@ -360,7 +362,7 @@ def _permissions(scene: Scene) -> Iterable[Finding]:
         except FileNotFoundError:
             continue
         except OSError as error:
-            yield unknown(f"{path}: {error.strerror}", "sudo capconduit doctor", str(path))
+            yield unknown(f"{path}: {error.strerror}", SUDO, str(path))
             continue
         looked += 1
         for finding in judge_file(

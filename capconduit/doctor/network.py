@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -135,6 +136,8 @@ def _guests(scene: Scene) -> Iterable[Finding]:
             continue
         looked.append(name)
         bad += judge(conf)
+    if not any(one.id == ANONYMOUS.id for one in bad):
+        bad += _loaded_anonymous(scene)
     yield from bad
     if not looked:
         yield unknown(
@@ -143,6 +146,24 @@ def _guests(scene: Scene) -> Iterable[Finding]:
         )
     elif not bad:
         yield fine(f"nobody comes in unknown by {', '.join(looked)}")
+
+
+def judge_loaded_anonymous(shown: str) -> Iterator[Finding]:
+    """What `pjsip show endpoint anonymous` says: one that is in no file may be in a database, or left loaded."""
+    if re.search(r"^\s*Endpoint:\s+anonymous\b", shown, re.MULTILINE):
+        yield ANONYMOUS.found(
+            "endpoint anonymous is loaded, and in none of the files",
+            subject="anonymous",
+            fix=f"asterisk -rx 'module unload {ANONYMOUS_MODULE}'   # and look where it is: realtime, or not reloaded",
+        )
+
+
+def _loaded_anonymous(scene: Scene) -> Iterable[Finding]:
+    """Where the console can be asked; the files are judged without it."""
+    try:
+        return judge_loaded_anonymous(scene.console("pjsip show endpoint anonymous"))
+    except CannotTell:
+        return ()
 
 
 def _has_chan_sip(scene: Scene) -> bool:

@@ -61,9 +61,10 @@ def _carry_out(scene: Scene, check: Check) -> list[Finding]:
     except CannotTell as failure:
         found.append(check.finish(unknown(failure.reason, failure.how)))
     except CapConduitError as error:
-        found.append(check.finish(unknown(error.message, error.hint)))
+        told = CannotTell.of(error)
+        found.append(check.finish(unknown(told.reason, told.how)))
     except Exception as error:  # a bug in one check must not hide what the others find
         log.debug("check %s", check.slug, exc_info=True)
-        told = f"the check itself failed: {type(error).__name__}: {error}"
-        found.append(check.finish(unknown(told, f"capconduit --debug doctor --only {check.slug}, and report it")))
+        text = f"the check itself failed: {type(error).__name__}: {error}"
+        found.append(check.finish(unknown(text, f"capconduit --debug doctor --only {check.slug}, and report it")))
     return found

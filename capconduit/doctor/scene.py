@@ -7,7 +7,9 @@ The outside dependencies are Asterisk (AMI, its console, its files), the daemon'
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from capconduit.config import Config
 from capconduit.doctor.conffile import ConfFile, read_conf
-from capconduit.doctor.findings import CannotTell
+from capconduit.doctor.findings import SUDO, CannotTell
 from capconduit.errors import CapConduitError
 
 if TYPE_CHECKING:
@@ -63,9 +65,9 @@ class Source(Generic[T]):
         except CannotTell as failure:
             self._failure = failure
         except CapConduitError as error:
-            self._failure = CannotTell(error.message, error.hint)
+            self._failure = CannotTell.of(error)
         except OSError as error:
-            self._failure = CannotTell(f"{self._what}: {error.strerror or error}", "sudo capconduit doctor")
+            self._failure = CannotTell(f"{self._what}: {error.strerror or error}", SUDO)
         raise self._failure
 
 
@@ -248,7 +250,14 @@ class Scene:
 
     def store(self) -> SqlStore:
         """The database, of whatever version it is; nothing has been asked of it yet."""
-        return self.source("the database", self.doors.open_store)
+
+        def open_store() -> SqlStore:
+            path = self.config.database.sqlite_path
+            if path is not None and os.path.lexists(path) and not os.access(path, os.R_OK | os.W_OK):
+                raise CannotTell(f"{path}: {os.strerror(errno.EACCES)}", SUDO)
+            return self.doors.open_store()
+
+        return self.source("the database", open_store)
 
     def office(self) -> Office:
         """The database at the newest migration, as this command's tenant sees it."""

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from capconduit.config import resolve_secret
 from capconduit.doctor.conffile import ConfFile, parse_conf
-from capconduit.doctor.findings import CannotTell, Check, Fault, Finding, Matter, Severity, fine, unknown
+from capconduit.doctor.findings import SUDO, CannotTell, Check, Fault, Finding, Matter, Severity, fine, unknown
 from capconduit.doctor.scene import Scene
 from capconduit.errors import ConfigError
 
@@ -79,7 +79,8 @@ def secrets_of(name: str, conf: ConfFile) -> Iterator[Secret]:
     """The secrets of one of Asterisk's files: `secret` and `password` of each section."""
     for section in conf.real():
         value = section.get("secret") or section.get("password")
-        if value and section.name.lower() not in ("general", "globals"):
+        hashed = section.get("password_format").lower() == "crypt"  # ari.conf
+        if value and not hashed and section.name.lower() not in ("general", "globals"):
             user = section.get("username") or section.name
             yield Secret(
                 f"{name} [{section.name}]",
@@ -117,7 +118,7 @@ def _of_config(scene: Scene, bad: list[Finding]) -> Iterator[Secret]:
         try:
             value = resolve_secret(reference, scene.doors.env)
         except ConfigError as error:
-            bad.append(unknown(f"{key}: {error.message}", "sudo capconduit doctor", key))
+            bad.append(unknown(f"{key}: {error.message}", SUDO, key))
             continue
         place = reference.removeprefix("file:")
         into = f"{GENERATE} > {place}" if reference.startswith("file:") else f"{GENERATE}   # into ${place[4:]}"

@@ -1,7 +1,7 @@
 """Comments of a TOML file: found by what they stand at, and put back at the same place of another text.
 
-A place is a table or a key by its path, however it is quoted and spaced; a `[[block]]` is known by its pattern and whose
-it is, not by its number. Comments within a list stand before its key afterwards. `#` within a text is no comment.
+A place is a table or a key by its path, however it is quoted and spaced; a `[[block]]` is known by its pattern and
+whose it is, not by its number. Comments within a list stand before its key afterwards. `#` within a text is none.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -185,10 +185,7 @@ def render(document: Document, *, former: str = "") -> str:
         top["system"] = {"caps": CAPS.write(document.system_caps)}
     for noun in NOUNS:
         rows = document.nouns[noun.name]
-        if not rows:
-            continue
-        if noun.name == "block":
-            top["block"] = [_block_table(noun, key, rows[key]) for key in sorted(rows)]
+        if not rows or noun.name == "block":
             continue
         tables: dict[str, Any] = {}
         for key in sorted(rows):
@@ -197,7 +194,7 @@ def render(document: Document, *, former: str = "") -> str:
                 place = place.setdefault(part, {})
             place[key[-1]] = _written(noun, rows[key])
         top[noun.name] = tables
-    text = tomli_w.dumps(top)
+    text = "\n".join([tomli_w.dumps(top), *_block_tables(document)])
     if not former:
         return text
     _toml(former, "the file with the comments")
@@ -208,7 +205,10 @@ def _written(noun: Noun, values: Values) -> dict[str, Any]:
     return {name: field.form.write(values[name]) for name, field in noun.fields.items() if name in values}
 
 
-def _block_table(noun: Noun, key: Key, values: Values) -> dict[str, Any]:
-    whose, pattern = key
-    scope, _, name = whose.partition(" ")
-    return {"pattern": pattern, **({scope: name} if name else {}), **_written(noun, values)}
+def _block_tables(document: Document) -> Iterator[str]:
+    """Each block as a table of its own: tomli-w would put short ones into one list, before everything else."""
+    noun = BY_NAME["block"]
+    for (whose, pattern), values in sorted(document.nouns["block"].items(), key=lambda entry: entry[0]):
+        scope, _, name = whose.partition(" ")
+        table = {"pattern": pattern, **({scope: name} if name else {}), **_written(noun, values)}
+        yield f"[[block]]\n{tomli_w.dumps(table)}"

@@ -170,8 +170,8 @@ def _check_references(current: Document, wanted: Document, *, prune: bool) -> No
 
     for noun in NOUNS:
         for key, values in wanted.nouns[noun.name].items():
-            for name in _REFERENCES.keys() & values.keys():
-                if values[name] or noun.fields[name].needed:
+            for name in noun.fields:
+                if name in _REFERENCES and name in values and (values[name] or noun.fields[name].needed):
                     check(f"{path_of(noun.name, key)}.{name}", _REFERENCES[name], values[name])
             if noun.name == "rule":
                 check(path_of("rule", key), "campaign", key[0])
@@ -184,7 +184,7 @@ def _check_references(current: Document, wanted: Document, *, prune: bool) -> No
 def _settings(current: Document, wanted: Document) -> Change | None:
     """A setting that is not named keeps its value, with or without `prune`: there is nothing to remove."""
     after: dict[str, Any] = {n: v for n, v in wanted.settings.items() if current.settings.get(n) != v}
-    return Change(Action.SET, "settings", (), {n: current.settings.get(n, "") for n in after}, after) if after else None
+    return Change(Action.SET, "settings", (), {n: current.settings.get(n) for n in after}, after) if after else None
 
 
 def _change(noun: str, key: Key, known: Values | None, wanted: Values) -> Change | None:

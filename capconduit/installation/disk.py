@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from capconduit.errors import ConfigError
 
@@ -35,7 +36,20 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def write_file(path: Path, text: str, mode: int, owner: os.stat_result) -> None:
+class Owner(NamedTuple):
+    """To whom a file belongs."""
+
+    uid: int
+    gid: int
+
+    @classmethod
+    def of(cls, path: Path) -> Owner:
+        """Whose `path` is."""
+        status = path.stat()
+        return cls(status.st_uid, status.st_gid)
+
+
+def write_file(path: Path, text: str, mode: int, owner: Owner) -> None:
     """Replaces `path` at once; it belongs to the user and group of `owner` where we may give files away.
 
     The temporary file never has a wider mode than the final one.
@@ -46,7 +60,7 @@ def write_file(path: Path, text: str, mode: int, owner: os.stat_result) -> None:
             file.write(text.encode(errors="surrogateescape"))
             file.flush()
             with contextlib.suppress(PermissionError):  # not root: the file stays ours
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+                os.fchown(file.fileno(), *owner)
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(temporary).replace(path)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from capconduit.errors import NotFound, PeerError, Refused
+from capconduit.errors import PeerError, Refused
 from capconduit.installation.site import FREEPBX_HOSTS, Site, Wanted
 from capconduit.installation.versions import Journal, Versions
 from capconduit.render.files import BY_NAME, CONF_FILES, PUBLIC_MODE
@@ -72,11 +72,11 @@ def plan_install(versions: Versions, site: Site, wanted: Wanted, only: Iterable[
     now = versions.read(before)
     chosen = set(only)
     files = dict(wanted.files) if not chosen else now | {n: t for n, t in wanted.files.items() if n in chosen}
-    include = {name: host for name, host in site.missing(wanted).items() if name in files}
+    include = site.missing({name: host for name, host in wanted.hosts.items() if name in files})
     changed = _differing(now, files)
-    unsure = {*_differing(versions.read(_last(versions.history())), files), *include}
+    unsure = {*changed, *_differing(versions.read(_last(versions.history())), files), *include}
     if (journal := versions.journal()) is not None:
-        unsure |= {*journal.files, *changed}
+        unsure |= set(journal.files)
     return Plan(before, files, tuple(changed), include, tuple(_in_order(unsure)), wanted.left)
 
 
@@ -116,7 +116,7 @@ def install(
 
 
 def rollback_target(versions: Versions, to: str | None) -> str | None:
-    """The version that a rollback goes to, None for nothing of ours. Raises NotFound, Refused.
+    """The version that a rollback goes to, None for nothing of ours. Raises Refused.
 
     Without `to`: of an install that was cut off, what was there before it; else the version before the one in force.
     """
@@ -126,7 +126,8 @@ def rollback_target(versions: Versions, to: str | None) -> str | None:
         names = versions.names()
         fitting = [name for name in names if name == to or name.partition("-")[0].lstrip("0") == to.lstrip("0")]
         if not fitting:
-            raise NotFound("rollback", to, tuple(names[-3:]))
+            kept = f"kept are {', '.join(names)}" if names else "nothing was installed yet"
+            raise Refused("version-not-found", f"there is no version {to!r}", f"{kept}; or --to none")
         return fitting[0]
     journal = versions.journal()
     if journal is not None:
@@ -148,11 +149,15 @@ def rollback(
     now, then = versions.read(before), versions.read(target)
     unsure = {*_differing(now, then), *_differing(versions.read(_last(history)), then)}
     unsure |= set(earlier.files) if earlier else set()
-    reload = tuple(_in_order(unsure))
-    added = earlier.added if earlier else ()
+    include = site.missing({name: site.host(name) for name in then})
+    reload = tuple(_in_order({*unsure, *include}))
+    added = (*(earlier.added if earlier else ()), *include)
     journal = Journal("rollback", _last(history), target, reload, added)
     versions.begin(journal)
     step("begun")
+    for name, host in include.items():
+        site.include(name, host, versions.directory / BACKUPS)
+        step(f"included {name}")
     versions.put_in_force(target)
     step("in force")
     if peer is None:
@@ -224,7 +229,7 @@ def _undone(versions: Versions, site: Site, journal: Journal, peer: Peer, why: P
             f"{why.message}. On disk {former} is in force again, but Asterisk was not seen to load it: {error.message}",
             "set Asterisk right, then `capconduit rollback` loads it",
         )
-    if journal.verb == "install":
+    if journal.verb == "install" or journal.before is None:
         # Only now: what was made for our lines would, gone, leave Asterisk with what it read of us.
         _leave(site, journal.added, step)
     versions.finish(versions.history())

@@ -6,6 +6,8 @@ outside dependencies are Asterisk's console and AMI. **Fails closed**: no answer
 
 from __future__ import annotations
 
+import grp
+import pwd
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +36,7 @@ MODULES: Final[Mapping[str, str]] = {
     "cdr_custom.conf": "cdr_custom.so",
 }
 _DIRECTORY: Final = re.compile(r"^ *Configuration directory: *(.*?) *$", re.MULTILINE)
+_RUNS_AS: Final = re.compile(r"^ *User name and group: *([^/\s]*)/([^/\s]*) *$", re.MULTILINE)
 _BUSY: Final = re.compile(r"already in progress|try again later|please be patient", re.IGNORECASE)
 _NOT_THERE: Final = re.compile(r"No such (command|module)|not properly initialized|not running", re.IGNORECASE)
 _FAILED: Final = re.compile(r"reload failure|failed|unable to", re.IGNORECASE)
@@ -76,6 +79,22 @@ class LiveAsterisk:
                 f"the Asterisk that runs here reads {match[1]}, not {self._config_dir}",
                 "name its directory with --dir, or write without it: --no-reload",
             )
+
+    def group(self) -> int | None:
+        """The group that has to read our files: of the user Asterisk runs as, where the directory is not that user's.
+
+        None where the directory's own owner or group will do. Raises PeerError.
+        """
+        match = _RUNS_AS.search(self._console.ask("core show settings"))
+        if match is None or not match[1]:
+            return None
+        try:
+            user = pwd.getpwnam(match[1])
+            group = grp.getgrnam(match[2]).gr_gid if match[2] else user.pw_gid
+        except KeyError:
+            return None
+        status = self._config_dir.stat()
+        return None if user.pw_uid in (0, status.st_uid) or status.st_gid == group else group
 
     # --- reloading
 

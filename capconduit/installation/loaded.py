@@ -42,7 +42,7 @@ def rendered_dialplan(section: Section) -> tuple[Dialplan, list[str]]:
     found: Dialplan = {}
     odd: list[str] = []
     extension, last = "", 0
-    for line in section.text.splitlines()[0:]:
+    for line in section.text.splitlines():
         text = _COMMENT.sub("", line).rstrip()
         if not text.strip() or text.lstrip().startswith(("[", "#")) or _OTHER.match(text):
             continue

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from capconduit.errors import ConfigError, Refused
-from capconduit.installation.disk import point, read_file, sync_directory, telling, write_file
+from capconduit.installation.disk import Owner, point, read_file, sync_directory, telling, write_file
 from capconduit.installation.parts import DIRECTORY
 
 VERSIONS: Final = "capconduit.versions"
@@ -60,6 +60,7 @@ class Versions:
         self.config_dir = config_dir
         self.link = config_dir / DIRECTORY
         self.directory = config_dir / VERSIONS
+        self.group: int | None = None  # of the user that Asterisk runs as, where the directory is not that user's
 
     # --- what is there
 
@@ -124,11 +125,9 @@ class Versions:
     def locked(self) -> Iterator[None]:
         """One at a time. Raises Refused when another one still works after LOCK_WAIT_S."""
         with telling(self.directory):
-            owner = self.config_dir.stat()
-            if not self.directory.exists():
-                self.directory.mkdir(mode=DIRECTORY_MODE)
-                with contextlib.suppress(PermissionError):
-                    os.chown(self.directory, owner.st_uid, owner.st_gid)
+            self.directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+            with contextlib.suppress(PermissionError):  # not root: it stays ours
+                os.chown(self.directory, *self._owner())
             handle = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, STATE_MODE)
         try:
             self._take(handle)
@@ -153,19 +152,28 @@ class Versions:
     def write(self, files: Mapping[str, str], modes: Mapping[str, int], now_ms: int) -> str:
         """A new version, whole: it appears under its name only when every file of it is on the disk."""
         with telling(self.directory):
-            owner = self.config_dir.stat()
+            owner = self._owner()
             part = Path(tempfile.mkdtemp(dir=self.directory, prefix=".part-"))
             for name, text in files.items():
-                write_file(part / name, text, _readable(modes[name], owner), owner)
+                write_file(part / name, text, self._readable(modes[name], owner), owner)
             part.chmod(DIRECTORY_MODE)
             with contextlib.suppress(PermissionError):
-                os.chown(part, owner.st_uid, owner.st_gid)
+                os.chown(part, *owner)
             names = self.names()
             stamp = datetime.fromtimestamp(now_ms // 1_000, UTC).strftime("%Y%m%dT%H%M%SZ")
             name = f"{(_number(names[-1]) if names else 0) + 1:04d}-{stamp}"
             part.rename(self.directory / name)
             sync_directory(self.directory)
         return name
+
+    def _owner(self) -> Owner:
+        owner = Owner.of(self.config_dir)
+        return owner if self.group is None else Owner(owner.uid, self.group)
+
+    def _readable(self, mode: int, owner: Owner) -> int:
+        """Where root owns the directory and Asterisk reads it by its group, files with secrets are the group's, too."""
+        by_group = self.group is not None or (owner.uid == 0 and owner.gid != 0)
+        return mode | 0o040 if by_group and mode & 0o077 == 0 else mode
 
     def put_in_force(self, name: str | None) -> None:
         """From one rename to the next all of it is the old version or all of it the new one."""
@@ -217,13 +225,8 @@ class Versions:
     def _write_json(self, name: str, content: Mapping[str, object]) -> None:
         with telling(self.directory):
             text = json.dumps(content, indent=1) + "\n"
-            write_file(self.directory / name, text, STATE_MODE, self.directory.stat())
+            write_file(self.directory / name, text, STATE_MODE, Owner.of(self.config_dir))
 
 
 def _number(name: str) -> int:
     return int(name.partition("-")[0])
-
-
-def _readable(mode: int, owner: os.stat_result) -> int:
-    """Where root owns the directory and Asterisk reads it by its group, files with secrets are for the group, too."""
-    return mode | 0o040 if owner.st_uid == 0 and owner.st_gid != 0 and mode & 0o077 == 0 else mode

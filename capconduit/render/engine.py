@@ -49,7 +49,8 @@ FILTERS: Final[dict[str, Callable[..., escape.Checked]]] = {
     "register_secret": escape.register_secret,
 }
 
-_SECRET_LINE: Final = re.compile(r"^(\s*(?:secret|password)\s*=>?\s*).*$", re.MULTILINE)
+# `secret = …`, `password = …`, and what follows the user of `register => user:secret@host`.
+_SECRET_LINE: Final = re.compile(r"^(\s*(?:secret|password)\s*=>?\s*|\s*register\s*=>?\s*[^:@\n]*:).*$", re.MULTILINE)
 
 
 def templates_dir() -> Path:

@@ -183,8 +183,8 @@ class _Names:
     def __init__(self, desk: Desk, one: Campaign | None = None) -> None:
         of: dict[str, Any] = {"campaign_id": one.id} if one else {}
         rows = desk.tx.rows
-        self._sellers = {s.id: s.name for s in rows(Seller, desk.tenant_id, **_by_id(one and one.seller_id))}
-        self._rates = {r.id: r.name for r in rows(Rate, desk.tenant_id, **_by_id(one and one.rate_id))}
+        self._sellers = {s.id: s.name for s in rows(Seller, desk.tenant_id, **_by_id(one.seller_id if one else ""))}
+        self._rates = {r.id: r.name for r in rows(Rate, desk.tenant_id, **_by_id(one.rate_id if one else ""))}
         self._schedules = {s.id: s.name for s in rows(Schedule, desk.tenant_id)}
         self._dids: dict[str | None, int] = {}
         self._rules: dict[str | None, int] = {}
@@ -204,7 +204,7 @@ class _Names:
         )
 
 
-def _by_id(row_id: str | None) -> dict[str, Any]:
+def _by_id(row_id: str) -> dict[str, Any]:
     return {"id": row_id} if row_id else {}
 
 

@@ -160,8 +160,9 @@ class _Names:
 
 def _view(desk: Desk, did: Did) -> DidView:
     """Of one DID: what it belongs to is read, not all there is."""
-    trunk, seller, campaign = (
-        desk.tx.find(kind, desk.tenant_id, id=row_id) if row_id else None
-        for kind, row_id in ((Trunk, did.trunk_id), (Seller, did.seller_id), (Campaign, did.campaign_id))
-    )
-    return DidView(did, trunk.name if trunk else "", seller.name if seller else "", campaign.name if campaign else "")
+
+    def name(kind: type[Trunk] | type[Seller] | type[Campaign], row_id: str | None) -> str:
+        row = desk.tx.find(kind, desk.tenant_id, id=row_id) if row_id else None
+        return row.name if row else ""
+
+    return DidView(did, name(Trunk, did.trunk_id), name(Seller, did.seller_id), name(Campaign, did.campaign_id))

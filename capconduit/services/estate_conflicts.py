@@ -1,7 +1,7 @@
 """Whether what a file is to change was changed by others after it was exported; read from the audit trail.
 
-Time is that of the audit entries: changes of the estate are made one after the other, so all that is later than the last
-change that a file has in it was made after it.
+Time is that of the audit entries: changes of the estate are made one after the other, so all that is later than the
+last change that a file has in it was made after it.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def check_conflicts(desk: Desk, found: Plan, wanted: Document) -> None:
     if touched:
         raise Refused(
             "estate-conflict",
-            f"changed by others since the file was exported: {_some(list(touched))}",
-            "export again and carry your changes over, or --force to overwrite theirs",
+            f"changed since the file was exported: {_some(list(touched))}",
+            "export again and carry your changes over, or --force to overwrite those",
         )
 
 

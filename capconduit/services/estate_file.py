@@ -388,6 +388,8 @@ def _add_did(office: Office, key: Key, values: Values) -> None:
 
 def _set_did(office: Office, key: Key, values: Values) -> None:
     if "trunk" in values:
+        if not values["trunk"]:
+            raise Refused("did-needs-trunk", "its trunk cannot be taken away", "name another one, or leave trunk out")
         dids.set_did_trunk(office, key[0], values["trunk"])
     if "campaign" in values:
         if values["campaign"]:

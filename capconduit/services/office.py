@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
 from capconduit.clock import Clock
-from capconduit.domain.model import Audit, Did, Entity, Tenant
+from capconduit.domain.model import Audit, Campaign, Did, Entity, Rate, Schedule, Seller, Target, Tenant, Trunk
 from capconduit.domain.settings import Settings, settings_of
 from capconduit.errors import NotFound, Refused, UsageError
 from capconduit.store.store import Store, Transaction
@@ -25,6 +25,7 @@ Answer = TypeVar("Answer")
 
 DEFAULT_TENANT: Final = "default"
 NEAR_NAMES: Final = 2
+_REMEMBERED: Final = (Trunk, Seller, Campaign, Rate, Schedule, Target)  # what much else refers to
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}$")
 
 
@@ -119,19 +120,21 @@ class Desk:
         if estate:
             self.tx.bump_estate()
 
-    def _tell(self, action: str, subject: str, before: object, after: object, *, estate: bool) -> None:
-        self.tx.insert(
-            Audit(
-                id=self.new_id(),
-                tenant_id=self.tenant_id,
-                at_ms=self.now_ms,
-                actor=self.actor,
-                action=action,
-                subject=subject,
-                before=_json(before),
-                after=_json(after),
-            )
+    def entry(self, action: str, subject: str, before: object, after: object) -> Audit:
+        """The audit entry of a change, to be inserted with it; `changed` does so by itself."""
+        return Audit(
+            id=self.new_id(),
+            tenant_id=self.tenant_id,
+            at_ms=self.now_ms,
+            actor=self.actor,
+            action=action,
+            subject=subject,
+            before=_json(before),
+            after=_json(after),
         )
+
+    def _tell(self, action: str, subject: str, before: object, after: object, *, estate: bool) -> None:
+        self.tx.insert(self.entry(action, subject, before, after))
         if estate:
             from capconduit.domain.admission import event  # commands that only read start without the deciding half
 
@@ -151,7 +154,9 @@ def label(row: object) -> str:
 def _json(value: object) -> str:
     if value is None:
         return ""
-    return json.dumps(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {each.name: getattr(value, each.name) for each in fields(value)}
+    return json.dumps(value, default=asdict)
 
 
 class Office:
@@ -203,6 +208,37 @@ class Office:
         return Desk(tx, tenants[self.tenant], self.actor, self.clock.now_ms(), self.clock.new_id)
 
 
+class _Remembering:
+    """A transaction that asks only once for a row of a kind that is not changed meanwhile; all else as it is."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._found: dict[type, dict[Any, Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tx, name)
+
+    def find(self, kind: type[Any], tenant_id: str, **where: Any) -> Any:
+        if kind not in _REMEMBERED:
+            return self._tx.find(kind, tenant_id, **where)
+        known, key = self._found.setdefault(kind, {}), (tenant_id, *sorted(where.items()))
+        if key not in known:
+            known[key] = self._tx.find(kind, tenant_id, **where)
+        return known[key]
+
+    def insert(self, row: object) -> None:
+        self._found.pop(type(row), None)
+        self._tx.insert(row)
+
+    def update(self, row: object) -> None:
+        self._found.pop(type(row), None)
+        self._tx.update(row)
+
+    def delete(self, row: object) -> None:
+        self._found.pop(type(row), None)
+        self._tx.delete(row)
+
+
 @dataclass(frozen=True, slots=True)
 class _Together(Desk):
     """The desk of many commands: each is audited and told of, the version and the settings are one for all."""
@@ -224,7 +260,8 @@ class _Within(Office):
     """See Office.within."""
 
     def __init__(self, desk: Desk) -> None:
-        self._at = _Together(desk.tx, desk.tenant, desk.actor, desk.now_ms, desk.new_id, [])
+        together: Any = _Remembering(desk.tx)
+        self._at = _Together(together, desk.tenant, desk.actor, desk.now_ms, desk.new_id, [])
         self.tenant, self.actor, self.dry_run = desk.tenant.name, desk.actor, False
 
     def change(self, work: Callable[[Desk], Answer], *, estate: bool = True) -> Answer:  # noqa: ARG002  # it has its turn

@@ -120,7 +120,7 @@ def _kept_holidays(text: str) -> str:
 class _Users:
     """Who goes by which schedule, or by one of them, read once."""
 
-    def __init__(self, desk: Desk, **of: str) -> None:
+    def __init__(self, desk: Desk, **of: Any) -> None:
         self._campaigns = sorted((c.name, c.schedule_id) for c in desk.tx.rows(Campaign, desk.tenant_id, **of))
         self._targets = sorted((t.name, t.schedule_id) for t in desk.tx.rows(Target, desk.tenant_id, **of))
 

@@ -229,9 +229,10 @@ class _Names:
     """What targets and rules, or `one` of them, refer to, read once."""
 
     def __init__(self, desk: Desk, one: Target | Rule | None = None) -> None:
-        self._rates: Mapping[str | None, str] = _names_of(desk, Rate, one and (one.rate_id, one.payout_rate_id))
-        of_one = one and (one.schedule_id if isinstance(one, Target) else None,)
-        self._schedules: Mapping[str | None, str] = _names_of(desk, Schedule, of_one)
+        rates = (one.rate_id, one.payout_rate_id) if one else None
+        schedules = (one.schedule_id if isinstance(one, Target) else None,) if one else None
+        self._rates: Mapping[str | None, str] = _names_of(desk, Rate, rates)
+        self._schedules: Mapping[str | None, str] = _names_of(desk, Schedule, schedules)
         self._settings = desk.settings()
         self._desk = desk
 

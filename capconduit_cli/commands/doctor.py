@@ -185,6 +185,9 @@ def _judge(findings: Sequence[Finding], least: Least) -> None:
     """Exit code 5 where something is at least so bad. Raises DriftError."""
     from capconduit.doctor.findings import Severity
 
+    unseen = sum(f.severity is Severity.UNKNOWN for f in findings)
+    if unseen:
+        notice(f"{unseen} could not be looked at")
     wrong = [f for f in findings if f.severity.rank >= Severity(least.value).rank and f.severity is not Severity.OK]
     if wrong:
         counted = [
@@ -195,9 +198,6 @@ def _judge(findings: Sequence[Finding], least: Least) -> None:
         raise DriftError(
             "doctor-findings", ", ".join(counted), "the line `fix` under each is the command that mends it"
         )
-    unseen = sum(f.severity is Severity.UNKNOWN for f in findings)
-    if unseen:
-        notice(f"{unseen} could not be looked at")
 
 
 # For people ----------------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from capconduit.errors import UsageError
+from capconduit.errors import DriftError, UsageError
 from capconduit_cli.app import state
-from capconduit_cli.office import NOTHING_CHANGED, office
+from capconduit_cli.office import NOTHING_CHANGED, office, well
 from capconduit_cli.output import confirm, notice
 from capconduit_cli.params import DryRun, Yes
 from capconduit_cli.typer_seam import single
@@ -39,6 +39,7 @@ NoReload = Annotated[
     "capconduit install",
     "capconduit install --yes --files pjsip.conf,iax.conf",
     "capconduit install --freepbx --yes",
+    "capconduit install --check",
 )
 def app(
     ctx: typer.Context,
@@ -54,6 +55,9 @@ def app(
         typer.Option("--templates", metavar="DIR", help="Templates of your own that replace ours by name."),
     ] = None,
     no_reload: NoReload = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 5 where files or what Asterisk has loaded differ.")
+    ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -81,8 +85,12 @@ def app(
         _show(versions, plan_install(versions, site, wanted, only))
         notice(NOTHING_CHANGED)
         return
+    if check:
+        _check(versions, plan_install(versions, site, wanted, only), peer)
+        return
     if peer is not None:
         peer.prepare()
+        versions.group = peer.group()
     with versions.locked():
         plan = plan_install(versions, site, wanted, only)
         _show(versions, plan)
@@ -94,6 +102,22 @@ def app(
     tell_notices(peer)
     notice(f"version {done.version} is in force in {place}")
     notice(f"loaded and compared: {', '.join(done.reloaded)}" if done.seen else "Asterisk has not read it yet")
+
+
+def _check(versions: Versions, plan: Plan, peer: LiveAsterisk | None) -> None:
+    """Says nothing where all is as an install would leave it. Raises DriftError, PeerError."""
+    stale = dict.fromkeys((*plan.changed, *plan.include, *plan.reload))
+    found = [f"not installed or not loaded as rendered: {', '.join(stale)}"] if stale else []
+    if not stale and peer is not None:
+        peer.prepare()
+        found = peer.differences(versions.read(plan.before))
+    for line in found:
+        notice(line)
+    if found:
+        raise DriftError(
+            "install-drift", "Asterisk has something else than an install would give it", "capconduit install"
+        )
+    well("Asterisk has loaded what is rendered")
 
 
 def _wanted(ctx: typer.Context, config: Config, site: Site, templates: Path | None) -> Wanted:

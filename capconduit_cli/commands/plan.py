@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from capconduit_cli.estate_files import COLUMNS, FileOption, Prune, read_document, rows, told
+from capconduit_cli.estate_files import COLUMNS, FileOption, Prune, read_document, rows, told, told_of_unlisted
 from capconduit_cli.office import office
 from capconduit_cli.output import ListOutput, emit_rows, notice
 from capconduit_cli.typer_seam import single
@@ -24,7 +24,7 @@ def app(ctx: typer.Context, file: FileOption, out: ListOutput, prune: Prune = Fa
     found, _ = plan_estate(office(ctx), read_document(file), prune=prune)
     emit_rows(rows(found), COLUMNS, out)
     if found.unlisted:
-        notice(f"not in the file, left as they are: {len(found.unlisted)} ({', '.join(found.unlisted[:5])}…)")
+        notice(told_of_unlisted(found))
     if found.changes:
         notice(told(found))
         raise typer.Exit(CHANGES)

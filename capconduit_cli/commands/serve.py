@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,9 +48,9 @@ def app(
     """
     config = state(ctx).config
     if print_unit:
-        from capconduit_cli.systemd_unit import unit  # only asked for once
+        from capconduit_cli.systemd_unit import this_program, unit  # only asked for once
 
-        sys.stdout.write(unit(config, Path(sys.argv[0])))
+        sys.stdout.write(unit(config, this_program()))
         return
     office(ctx).store.close()  # it was checked; the daemon opens its own
     command = [sys.executable, "-m", "fastagi"]

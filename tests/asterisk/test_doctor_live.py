@@ -164,10 +164,31 @@ def test_a_right_that_is_missing_is_found(floor: Floor) -> None:
     assert any("CoreShowChannels" in f.found for f in found)
 
 
+def test_a_reader_and_a_user_for_control_have_each_what_it_needs(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = floor.dir / "control.secret"
+    secret.write_text(STRONG[::-1])
+    secret.chmod(0o600)
+    ami = replace(floor.config.ami, control_username="hands", control_secret=f"file:{secret}")
+    monkeypatch.setattr(floor, "config", replace(floor.config, ami=ami))
+    text = floor._files()["manager.conf"]
+    assert "[hands]" in text
+    with changed(floor, "manager.conf", lambda _: text, "manager reload"):
+        findings = doctor(floor, "ami", "secrets", "config-in-force")
+    assert ids(findings) == set()
+    assert {f.subject for f in findings if f.check == "ami-rights"} == {"capconduit", "hands"}
+
+
 def test_a_guest_endpoint_is_found(floor: Floor) -> None:
     guest = "\n[anonymous]\ntype = endpoint\ncontext = capconduit-inbound\nallow = ulaw\n"
     with changed(floor, "pjsip.conf", lambda t: t + guest, "module reload res_pjsip.so"):
         assert ids(doctor(floor, "guests")) == {"pjsip-anonymous"}
+    path = etc(floor) / "pjsip.conf"
+    with changed(floor, "pjsip.conf", lambda t: t + guest, "module reload res_pjsip.so"):
+        whole = path.read_text()
+        path.write_text(whole.removesuffix(guest))  # still loaded
+        (finding,) = doctor(floor, "guests")
+        assert finding.id == "pjsip-anonymous"
+        assert "in none of the files" in finding.found
     guest = "\n[guest]\ntype = user\ncontext = capconduit-inbound\n"
     with changed(floor, "iax.conf", lambda t: t + guest):
         assert ids(doctor(floor, "guests")) == {"iax-guest"}

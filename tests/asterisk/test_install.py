@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -270,6 +271,10 @@ def test_a_first_install_that_is_refused_leaves_the_directory_as_it_was(fresh: F
     assert "_[+0-9]!" not in fresh.contexts()
 
 
+def test_an_asterisk_of_our_own_user_needs_no_group(fresh: Floor) -> None:
+    assert fresh.peer.group() is None
+
+
 def test_the_directory_of_another_asterisk_is_refused(fresh: Floor, tmp_path: Path) -> None:
     with pytest.raises(PeerError, match="not "):
         LiveAsterisk(fresh.console, tmp_path).prepare()
@@ -347,6 +352,29 @@ def test_an_ami_that_is_switched_off_is_not_switched_on_by_us(make_floor: MakeFl
     floor = make_floor(OPERATORS | {"manager.conf": "[general]\nenabled = no\n"})
     with pytest.raises(Refused, match="switched off"):
         floor.install()
+
+
+def test_what_a_distribution_ships_goes_on_beside_ours(make_floor: MakeFloor, asterisk_tree: Path) -> None:
+    """Debian's own configuration, whole, but for what says where this lab's Asterisk is and listens."""
+    shipped = asterisk_tree / "etc/asterisk"
+    ours = {"asterisk.conf", "modules.conf", "logger.conf", "http.conf", "rtp.conf"}
+    files = {
+        str(path.relative_to(shipped)): path.read_text(errors="replace")
+        for path in (*shipped.glob("*.conf"), *shipped.glob("manager.d/*"))
+        if path.name not in ours
+    }
+    files["manager.conf"] = re.sub(r"^port = .*$", "port = @AMI@", files["manager.conf"], flags=re.MULTILINE)
+    listens = "[general]\nbindport = @IAX@\nbindaddr = 127.0.0.1"
+    files["iax.conf"] = re.sub(r"^\[general\]", listens, files["iax.conf"], count=1, flags=re.MULTILINE)
+    floor = make_floor(files)
+    before = {path.name: path.read_text() for path in floor.etc.glob("*.conf")}
+    floor.install()
+    assert floor.peer.notices == []
+    floor.asterisk.restart()
+    assert floor.peer.differences(floor.versions.read(floor.versions.in_force())) == []
+    assert "demo" in floor.console.ask("dialplan show demo")
+    floor.rollback("none")
+    assert {path.name: path.read_text() for path in floor.etc.glob("*.conf")} == before
 
 
 # What FreePBX generates, as far as our files meet it: its files include the _custom ones.
@@ -441,8 +469,16 @@ def test_the_commands_install_change_and_roll_back(fresh: Floor, command: Callab
     assert "--yes" in unasked.err
     assert fresh.versions.in_force() is None
 
+    assert command("install", "--check").code == 5
     first = command("install", "--yes")
     assert first.code == 0, first.err
+    checked = command("install", "--check")
+    assert (checked.code, checked.out, checked.err) == (0, "", "")
+    fresh.console.ask("dialplan remove extension T@capconduit-inbound")
+    checked = command("install", "--check")
+    assert checked.code == 5
+    assert "capconduit-inbound,T,1 is not in Asterisk" in checked.err
+    fresh.console.ask("dialplan reload")
     assert "loaded and compared" in first.err
     again = command("install", "--yes")
     assert again.code == 0

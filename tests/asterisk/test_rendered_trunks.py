@@ -45,6 +45,7 @@ SECRET = "lab-secret"
 CONTEXT = RenderContext(node_name="lab", ami=Ami(users=()))
 # The carrier's addresses: a trunk that is known by its address has one of its own.
 BY_IP, REGISTRAR, NOWHERE, IAX_CARRIER = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"
+STRANGER = "127.0.0.77"
 MORE_MODULES = ("res_pjsip_outbound_registration", "res_pjsip_registrar", "res_srtp", "res_pjsip_acl")
 ARI_MODULES = (
     "res_http_websocket", *(("res_websocket_client", "res_ari_model") if MODERN else ()), "res_stasis", "res_ari",
@@ -431,6 +432,29 @@ def test_whoever_guesses_or_comes_from_elsewhere_is_not_heard(pair: Pair, agi: S
     pair.carrier.wait_idle()
     pair.us.wait_idle()
     assert agi.calls == []
+
+
+def test_a_scanner_is_asked_for_a_password_that_does_not_exist(pair: Pair, agi: ScriptedAgi) -> None:
+    """What is answered does not tell whether there is such a user."""
+    answers = set()
+    for user in ("by-digest", "by-ip", "1000", "asterisk"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as scanner:
+            scanner.bind((STRANGER, 0))
+            scanner.settimeout(10)
+            said = invite(NUMBER, f"<sip:{NUMBER}@here>", scanner.getsockname()[1], pair.us.ports.sip)
+            said = said.replace(b"+12125550147", user.encode()).replace(REGISTRAR.encode(), STRANGER.encode())
+            scanner.sendto(said, pair.us_address)
+            answer = scanner.recv(4096).decode()
+        answers.add(
+            (answer.split(" ", 2)[1], re.sub(r'(nonce|opaque)="[^"]*"', "", _header(answer, "WWW-Authenticate")))
+        )
+    assert {status for status, _ in answers} == {"401"}
+    assert len(answers) == 1
+    assert agi.calls == []
+
+
+def _header(message: str, name: str) -> str:
+    return next(line for line in message.splitlines() if line.startswith(f"{name}:"))
 
 
 def test_a_carrier_calls_over_tls_with_encrypted_media(pair: Pair, agi: ScriptedAgi) -> None:

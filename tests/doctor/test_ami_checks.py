@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from capconduit.doctor import ami
@@ -9,6 +11,7 @@ from capconduit.doctor.checks import chosen
 from capconduit.doctor.conffile import parse_conf
 from capconduit.doctor.findings import Severity
 from capconduit.doctor.run import examine
+from capconduit.doctor.scene import AmiUser
 from tests.doctor.facts import FakeAmi, answer, config, ids, scene
 
 ACTIONS = {
@@ -89,6 +92,18 @@ def test_an_ami_that_is_away_is_an_error_and_the_rights_are_unknown() -> None:
     assert run("ami-login") == ["ami-unreachable"]
     (finding,) = examine(scene(ON, env=ENV), chosen(["ami-rights"], []))
     assert finding.severity is Severity.UNKNOWN
+
+
+def test_a_secret_that_is_missing_is_an_error_and_one_that_is_hidden_unknown(tmp_path: Path) -> None:
+    missing = config(ami={"secret": f"file:{tmp_path}/absent"})
+    assert ids(examine(scene(missing), chosen(["ami-login"], []))) == ["ami-secret-missing"]
+    assert ids(examine(scene(ON), chosen(["ami-login"], []))) == ["ami-secret-missing"]
+
+    def hidden(name: str, secret: str) -> AmiUser:
+        raise PermissionError(13, "Permission denied")
+
+    (finding,) = examine(scene(ON, env=ENV, open_ami=hidden), chosen(["ami-login"], []))
+    assert (finding.severity, finding.fix) == (Severity.UNKNOWN, "sudo capconduit doctor")
 
 
 def test_rights_are_tried_on_a_channel_that_cannot_be() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,9 @@ from capconduit.doctor.document import PAGE, page
 from capconduit.doctor.findings import CannotTell, Check, Fault, Finding, Matter, Severity, fine
 from capconduit.doctor.scene import Scene
 from capconduit.errors import ExitCode
+from capconduit_cli.app import NOUNS, load_noun
 from capconduit_cli.commands.doctor import CHECK_COLUMNS, COLUMNS
+from capconduit_cli.typer_seam import Group
 from tests.cli.runner import Result, run
 
 BAD = Fault("clock-bad", Severity.ERROR, "time matters")
@@ -150,3 +154,26 @@ def test_the_page_has_every_check_as_it_is_now() -> None:
         assert f"**`{check.slug}`**" in text
         for fault in check.faults:
             assert f"| `{fault.id}` | {fault.severity} |" in text
+
+
+def strings_of_the_doctor() -> Iterator[str]:
+    """Every piece of text in its modules."""
+    for path in sorted(Path(checks.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_every_command_that_a_fix_names_is_there() -> None:
+    named = {
+        (match[1], match[2] or "")
+        for text in strings_of_the_doctor()
+        for match in re.finditer(r"(?:^|[&;`] ?|: )capconduit (?:--[a-z]+ )?([a-z]+)(?: ([a-z]+)\b)?", text)
+    }
+    nouns = {noun.name: noun for noun in NOUNS}
+    assert len(named) > 8
+    for name, verb in sorted(named):
+        assert name in nouns, name
+        command = load_noun(nouns[name])
+        if isinstance(command, Group):
+            assert verb in command.commands, (name, verb)

@@ -98,6 +98,14 @@ def test_a_database_that_is_not_there_is_an_error_and_what_needs_it_unknown(tmp_
     assert {f.severity for f in findings[1:]} == {Severity.UNKNOWN}
 
 
+def test_a_database_that_this_user_may_not_open_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.sqlite").touch()
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may open anything
+    made = scene(config(database={"url": f"sqlite://{tmp_path}/x.sqlite"}), open_store=lambda: None)
+    (finding,) = examine(made, chosen(["database-current"], []))
+    assert (finding.severity, finding.fix) == (Severity.UNKNOWN, "sudo capconduit doctor")
+
+
 def test_a_server_that_is_away_is_an_error_within_the_time() -> None:
     url = "postgresql://capconduit:hunter2@127.0.0.1:1/x"
     made = scene(config(database={"url": url}), open_store=lambda: open_store(url))

@@ -83,6 +83,13 @@ def test_files_are_looked_at_and_sip_conf_only_where_its_channel_runs(tmp_path: 
         assert ids(examine(made, chosen(["guests"], []))) == expected
 
 
+def test_an_anonymous_endpoint_that_is_loaded_and_in_no_file_is_found() -> None:
+    assert ids(network.judge_loaded_anonymous(" Endpoint:  anonymous      Not in use    0 of inf\n")) == [
+        "pjsip-anonymous"
+    ]
+    assert ids(network.judge_loaded_anonymous("Unable to find object anonymous.\n")) == []
+
+
 def test_without_any_file_nothing_is_said_to_be_well() -> None:
     (finding,) = examine(scene(), chosen(["guests"], []))
     assert finding.severity is Severity.UNKNOWN

@@ -60,6 +60,11 @@ def test_the_secrets_of_a_file_and_whose_they_are() -> None:
     ]  # fmt: skip
 
 
+def test_a_hash_is_no_password() -> None:
+    conf = parse_conf("[op]\npassword_format = crypt\npassword = $6$short\n")
+    assert list(secrets.secrets_of("ari.conf", conf)) == []
+
+
 def test_the_files_and_the_configuration_are_looked_through(tmp_path: Path) -> None:
     (tmp_path / "manager.conf").write_text("[general]\n#include more.conf\n")
     (tmp_path / "more.conf").write_text("[admin]\nsecret = amp111\n")

@@ -96,5 +96,5 @@ def test_a_path_that_systemd_would_read_otherwise_is_refused(tmp_path: Path) -> 
 def test_the_command_prints_it_and_starts_nothing(tmp_path: Path) -> None:
     done = run("serve", "--print-unit", home=tmp_path)
     assert done.code == 0
-    assert "[Service]" in done.out
+    assert re.search(r"^ExecStart=/\S+/capconduit( --config \S+)? serve$", done.out, re.MULTILINE)
     assert not list(tmp_path.rglob("*.sqlite"))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capconduit.domain import abuse
@@ -24,6 +24,9 @@ OFF = Limits(
 CALLERS = ["+12125550101", "+12125550102", "+12125550103", "1001"]
 DIDS = [f"+1800555{number:04d}" for number in (98, 99, 100, 101, 102, 200, 201)]
 REJECTS = ["", "did_unknown", "cap_reached", "caller_blocked", "balance_exhausted", "cps_limit"]
+
+
+MANY = settings(max_examples=200, deadline=None)
 
 
 class At(NamedTuple):
@@ -136,12 +139,14 @@ def expected(stream: Sequence[At], limits: Limits) -> list[tuple[int, AbuseKind,
 # --- callers ---------------------------------------------------------------------------------------------------------
 
 
+@MANY
 @given(streams(), LIMITS)
 def test_what_is_found_is_what_a_memory_of_everything_finds(stream: list[At], limits: Limits) -> None:
     of_callers = [(number, f.kind, f.caller) for number, f in found(stream, limits) if f.caller]
     assert of_callers == expected(stream, limits)
 
 
+@MANY
 @given(streams(), LIMITS)
 def test_nothing_is_found_below_the_thresholds_in_any_order(stream: list[At], limits: Limits) -> None:
     """What each caller does in any window is counted over all calls; the thresholds are one more."""
@@ -157,6 +162,7 @@ def test_nothing_is_found_below_the_thresholds_in_any_order(stream: list[At], li
     assert found(stream, many) == []
 
 
+@MANY
 @given(streams(), LIMITS, st.sampled_from(["dids", "sequence", "redials", "short_calls", "junk"]))
 def test_a_lower_threshold_finds_no_later(stream: list[At], limits: Limits, name: str) -> None:
     strict = replace(OFF, **{name: 2})
@@ -168,6 +174,7 @@ def test_a_lower_threshold_finds_no_later(stream: list[At], limits: Limits, name
         assert first[finding.subject] <= number
 
 
+@MANY
 @given(streams(), LIMITS)
 def test_other_callers_change_nothing(stream: list[At], limits: Limits) -> None:
     own = [call for call in stream if call.fact.caller == CALLERS[0]]
@@ -175,6 +182,7 @@ def test_other_callers_change_nothing(stream: list[At], limits: Limits) -> None:
     assert [f for _, f in found(stream, limits) if f.caller == CALLERS[0]] == alone
 
 
+@MANY
 @given(streams(), LIMITS)
 def test_more_junk_hides_nothing(stream: list[At], limits: Limits) -> None:
     """Who is found is found all the same when further calls of the same caller come among them."""
@@ -208,6 +216,16 @@ def test_what_comes_slower_than_the_thresholds_is_never_found(kind: AbuseKind) -
     threshold = max(limits.dids, limits.sequence, limits.redials, limits.short_calls, limits.junk, limits.range)
     every_ms = -(-WINDOW_MS // (threshold - 1))
     assert found([At(number * every_ms, make(number)) for number in range(500)], limits) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_a_window_apart_are_in_no_window_together(kind: AbuseKind) -> None:
+    limits, make = KINDS[kind]
+    (name,) = (n for n in ("dids", "sequence", "redials", "short_calls", "junk", "range") if getattr(limits, n))
+    two = replace(OFF, **{name: 2})
+    calls = [make(number) for number in range(20)]
+    assert found([At(number * WINDOW_MS, fact) for number, fact in enumerate(calls)], two) == []
+    assert found([At(number * (WINDOW_MS - 1), fact) for number, fact in enumerate(calls)], two)
 
 
 def test_an_attack_of_every_kind_at_once_is_one_finding() -> None:
@@ -257,6 +275,7 @@ def test_a_spike_is_one_finding_with_its_average() -> None:
     assert spike.window_s == 60
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(20, 300), st.integers(4, 20))
 def test_traffic_that_grows_less_than_the_factor_is_no_spike(calls: int, before: int) -> None:
     assert kinds(minutes(*[calls] * before, calls * 3, calls * 4), MINUTE) == []
@@ -316,6 +335,7 @@ def test_who_was_not_seen_for_a_window_is_forgotten() -> None:
 # --- how often a caller calls ----------------------------------------------------------------------------------------
 
 
+@MANY
 @given(st.lists(st.tuples(STEPS_MS, st.sampled_from(CALLERS)), max_size=80), st.sampled_from([10, 1_000, 10_000]))
 def test_a_caller_is_counted_over_the_window_and_a_tenth_of_it(steps: list[tuple[int, str]], window_ms: int) -> None:
     window, past, now_ms = CallerWindow(window_ms), [], 0

@@ -22,7 +22,7 @@ from capconduit.render.contexts import (
     StirSource,
     TrunkContext,
 )
-from capconduit.vocab import CcVariable, TrunkKind
+from capconduit.vocab import CcVariable, TrunkAuth, TrunkKind
 from fastagi.ami_events import FILTERED_EVENT_NAMES
 
 CONTEXT = RenderContext(
@@ -257,6 +257,15 @@ def test_a_changed_secret_alone_is_a_difference_without_being_shown(tmp_path: Pa
     diff = engine.diff(files, tmp_path)
     assert "only secrets differ" in diff
     assert "older" not in diff
+
+
+def test_the_secret_of_a_registration_is_not_shown_either(tmp_path: Path) -> None:
+    iax = replace(CONTEXT.trunks[1], auth=TrunkAuth.REGISTER)
+    files = engine.render_all(replace(CONTEXT, trunks=(iax,)))
+    assert "register => us:iax-secret@192.0.2.9" in files["iax.conf"]
+    diff = engine.diff(files, tmp_path)
+    assert "+register => us:***" in diff
+    assert "iax-secret" not in diff
 
 
 def test_an_output_directory_that_cannot_be_one_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -22,12 +23,12 @@ CONTEXT = RenderContext(node_name="node1", ami=Ami(users=()))
 TLS = Transport(protocol=SipTransport.TLS, name="capconduit-tls", listen="0.0.0.0:5061")
 SIP = TrunkContext(name="carrier", kind=TrunkKind.PJSIP, hosts=("192.0.2.1",), port=5070)
 IAX = replace(SIP, kind=TrunkKind.IAX2, port=4570)
-SECRET = {"username": "us", "secret": "s3cret"}
+SECRET: dict[str, Any] = {"username": "us", "secret": "s3cret"}
 
 
-def rendered(*trunks: TrunkContext, **more: object) -> str:
+def rendered(*trunks: TrunkContext, **more: Any) -> str:
     """The file that the trunks are in."""
-    context = replace(CONTEXT, trunks=trunks, **more)  # type: ignore[arg-type]  # the tests know the fields
+    context = replace(CONTEXT, trunks=trunks, **more)
     return engine.render_all(context)["pjsip.conf" if trunks[0].kind is TrunkKind.PJSIP else "iax.conf"]
 
 

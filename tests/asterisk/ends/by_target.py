@@ -124,7 +124,7 @@ def target_talks_nonsense(play: Play) -> None:
 
 @end(
     "200 without SDP from the target: Asterisk takes it for an answer and sends BYE to both.",
-    answered((TARGET, SYSTEM)),
+    answered((TARGET, SYSTEM), cause=(16, 127)),
     note="Asterisk's own view, seen on both versions; a billable threshold keeps such calls free.",
 )
 def target_answers_without_media(play: Play) -> None:
@@ -140,7 +140,7 @@ def target_answers_without_media(play: Play) -> None:
 @end(
     "200 with an SDP that cannot be read: BYE to the target, 488 to the caller (16: 200, then BYE).",
     failed("CHANUNAVAIL", 58, 488),
-    told_otherwise={16: answered((TARGET, SYSTEM))},
+    told_otherwise={16: answered((TARGET, SYSTEM), cause=(16, 127))},
 )
 def target_answers_with_broken_media(play: Play) -> None:
     play.caller.calls(play.number)
