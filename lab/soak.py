@@ -27,7 +27,7 @@ from lab.floor import RATE, SELLER, TRUNK, Floor
 from lab.ports import LOOPBACK
 from lab.root import DEFAULT_SUITE, SUITES, ensure_sipp, ensure_tree
 from lab.sipp import Scenario, Sipp, SippFailed, final_codes
-from lab.wait import LabError, wait_for
+from lab.wait import LabError, pause, wait_for
 
 FUNDS_MICROS: Final = 100_000_000_000
 CALLING_SHARE: Final = 0.6  # of the minutes; the rest is for what is still under way
@@ -185,7 +185,7 @@ class Soak:
 
     def _pause(self, between: tuple[float, float]) -> None:
         """Lets the traffic go on for a while."""
-        time.sleep(self.random.uniform(*between))
+        pause(self.random.uniform(*between))
 
     def _settle(self) -> None:
         """Everything is there again: wait until nothing is under way."""

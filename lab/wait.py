@@ -28,3 +28,8 @@ def wait_for(condition: Callable[[], T], what: str, timeout_s: float = 10.0) -> 
         if time.monotonic() > deadline:
             raise LabError(f"after {timeout_s} s still no {what}")
         time.sleep(PAUSE_S)
+
+
+def pause(seconds: float) -> None:
+    """Let the traffic of a soak go on for so long. Tests wait for a condition instead."""
+    time.sleep(seconds)

@@ -15,8 +15,8 @@ from capconduit_cli.output import Column
 DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "json.md"
 EVERYWHERE = {"id", "created", "updated"}
 NOUNS_WITH_JSON = (
-    "balance", "block", "call", "campaign", "cap", "cdr", "config", "db", "did", "explain", "rate", "route", "rule",
-    "schedule", "seller", "setting", "status", "target", "trunk",
+    "apply", "audit", "balance", "block", "call", "campaign", "cap", "cdr", "config", "db", "did", "doctor", "explain",
+    "plan", "rate", "route", "rule", "schedule", "seller", "setting", "status", "target", "trunk",
 )  # fmt: skip
 
 
