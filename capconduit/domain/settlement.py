@@ -250,7 +250,7 @@ def outcome_of(report: SettleReport, call: Call, attempt: Attempt, ceiling_ms: i
     if report.dialstatus is DialStatus.ANSWER:
         talk_ms = min(max(report.answered_for_ms or 0, 0), ceiling_ms)
         dialled_for_ms = ended_ms - attempt.started_ms
-        if dialled_for_ms > 0:  # a caller who was answered before the Dial was up for longer; a clock set back is silent
+        if dialled_for_ms > 0:  # who was answered before the Dial was up for longer; a clock set back says nothing
             talk_ms = min(talk_ms, dialled_for_ms)
         return Outcome(True, max(ended_ms - talk_ms, attempt.started_ms), ended_ms, talk_ms, DialStatus.ANSWER)
     return Outcome(False, None, ended_ms, 0, report.dialstatus)
