@@ -22,6 +22,7 @@ FIXES_END_MS: Final[Mapping[int, int]] = {
 }  # fmt: skip
 _VERSION: Final = re.compile(r"(?:Asterisk )?(?:certified[/-])?(\d+)\.(\d+)", re.IGNORECASE)
 _RUNNING: Final = "Running"
+REFER: Final = "res_pjsip_refer.so"  # transfers, and INVITE with Replaces
 RESTART: Final = "asterisk -rx 'core restart when convenient'"
 
 VERSION_OLD = Fault(
@@ -42,6 +43,12 @@ MODULE_MISSING = Fault(
 )
 MODULE_WANTED = Fault(
     "asterisk-module-wanted", Severity.WARNING, "calls work without it, and something that was meant to be is missing"
+)
+REPLACES = Fault(
+    "asterisk-calls-stolen",
+    Severity.ERROR,
+    "a phone at a trunk's address can take over a call with INVITE and Replaces, whatever allow_transfer says: it then"
+    " goes on without cap, price or limit",
 )
 SYSTEM_NAME = Fault(
     "asterisk-system-name",
@@ -175,6 +182,22 @@ def _version(scene: Scene) -> Iterable[Finding]:
     return judge_version(text.removeprefix("Asterisk "), scene.config.asterisk.version, scene.doors.clock.now_ms())
 
 
+def judge_replaces(loaded: Mapping[str, str]) -> Iterator[Finding]:
+    """`loaded` as for judge_modules."""
+    if loaded.get(REFER, "absent") in (_RUNNING, ""):
+        yield REPLACES.found(
+            f"{REFER} is running",
+            fix=f"put `noload = {REFER}` into modules.conf where your own phones transfer no calls, and"
+            f" asterisk -rx 'module unload {REFER}'",
+        )
+    else:
+        yield fine(f"{REFER} is not running: nobody takes a call over")
+
+
+def _replaces(scene: Scene) -> Iterable[Finding]:
+    return judge_replaces(loaded_modules(scene))
+
+
 def _modules(scene: Scene) -> Iterable[Finding]:
     return judge_modules(needed_modules(scene.rendered()), loaded_modules(scene))
 
@@ -219,6 +242,13 @@ CHECKS: Final = (
         "every module that the rendered dialplan, trunks and records use is running",
         (MODULE_MISSING, MODULE_WANTED),
         _modules,
+    ),
+    Check(
+        "asterisk-replaces",
+        Matter.ASTERISK,
+        "nobody can take over a call that is up (INVITE with Replaces)",
+        (REPLACES,),
+        _replaces,
     ),
     Check(
         "asterisk-system-name",

@@ -22,6 +22,7 @@ from capconduit.units import MS_PER_SECOND, seconds_from_ms_ceil
 from capconduit.vocab import (
     CAUSE_ANSWERED_ELSEWHERE,
     CAUSE_NORMAL,
+    SIP_FOR_OTHER_CAUSES,
     CallState,
     CapMetric,
     DialStatus,
@@ -298,8 +299,6 @@ def hung_up_by(report: SettleReport, call: Call, outcome: Outcome) -> HungUpBy:
     source = report.hangup_source
     if source and source == (report.channel or call.channel):
         return HungUpBy.CALLER
-    if report.dialstatus is DialStatus.CANCEL and not outcome.answered:
-        return HungUpBy.CALLER
     if outcome.answered and "/" in source and not source.startswith("dialplan/"):
         return HungUpBy.TARGET
     return HungUpBy.SYSTEM
@@ -423,7 +422,7 @@ def _cdr(
 ) -> Cdr:
     cause = _final_cause(report, outcome) if last.hangup_cause is None else last.hangup_cause
     rejected = "" if outcome.answered else (report.reject or call.reject_reason)
-    cancelled = outcome.dialstatus is DialStatus.CANCEL
+    by = hung_up_by(report, call, outcome)
     attempts = books.attempts[call.id] | {last.number: last}
     first_ring_ms = min((a.rang_ms for a in attempts.values() if a.rang_ms is not None), default=None)
     ring_end_ms = outcome.answered_ms or outcome.ended_ms
@@ -465,8 +464,8 @@ def _cdr(
         billed_seconds=bill.price.billed_seconds,
         dialstatus=outcome.dialstatus or "",
         hangup_cause=cause,
-        sip_code=SIP_OK if outcome.answered else SIP_CANCELLED if cancelled else sip_of_cause(cause),
-        hung_up_by=hung_up_by(report, call, outcome),
+        sip_code=_sip_code(outcome, by, rejected, cause),
+        hung_up_by=by,
         reject_code=rejected.split(":")[0],
         reject_reason=rejected,
         witness=report.witness if report.leg.answered_ms is None else f"{report.witness}+ami",
@@ -487,6 +486,16 @@ def _cdr(
         payout_micros=bill.payout_micros,
         payout_tariff=bill.payout,
     )
+
+
+def _sip_code(outcome: Outcome, by: HungUpBy, rejected: str, cause: int) -> int:
+    """What the caller heard last: 200; 487 after its own CANCEL; the code of a reject; else what chan_pjsip says of a
+    channel that was hung up under a caller who waited (603)."""
+    if outcome.answered:
+        return SIP_OK
+    if by is HungUpBy.CALLER:
+        return SIP_CANCELLED
+    return sip_of_cause(cause) if rejected else SIP_FOR_OTHER_CAUSES
 
 
 def _tried(last: Attempt, attempts: Mapping[int, Attempt]) -> int:

@@ -20,7 +20,8 @@ from capconduit.vocab import CapScope
 APPLIED: Final = "estate.apply"  # of the audit entry that tells of an apply as a whole
 MAX_NAMED: Final = 5
 LOOKED_AT: Final = 500  # audit entries that are looked through for the last change
-_NOUNS: Final = frozenset({*BY_NAME, "cap", "setting", "estate"})
+_UNDONE: Final = "audit.undo"  # its subject is the entry that was undone, which it repeats
+_NOUNS: Final = frozenset({*BY_NAME, "cap", "setting", "estate", "audit"})
 _NO_CHANGE: Final = frozenset({"target.rest", "target.revive", "block.expire", "cap.verify"})
 
 Subject = tuple[str, str]  # noun (`cap` for caps), and the subject as the audit trail has it
@@ -46,7 +47,7 @@ def check_conflicts(desk: Desk, found: Plan, wanted: Document) -> None:
     since_ms = wanted.exported_ms if wanted.changed_ms is None else wanted.changed_ms
     entries = [e for e in desk.tx.rows(Audit, desk.tenant_id, since=("at_ms", since_ms + 1)) if _is_change(e)]
     own = {entry.at_ms for entry in entries if _is_own(entry, wanted.exported_ms, desk.actor)}
-    by_others = {(_noun(entry), entry.subject): entry for entry in entries if entry.at_ms not in own}
+    by_others = {_subject(entry): entry for entry in entries if entry.at_ms not in own}
     touched = {
         f"{change.path} ({by_others[subject].actor})": None
         for change in found.changes
@@ -69,6 +70,13 @@ def _is_own(entry: Audit, exported_ms: int, actor: str) -> bool:
     if entry.action != APPLIED or entry.actor != actor:
         return False
     return bool(json.loads(entry.after).get("exported_ms") == exported_ms)
+
+
+def _subject(entry: Audit) -> Subject:
+    if entry.action == _UNDONE:
+        undone = json.loads(entry.after)
+        return str(undone["action"]).partition(".")[0], str(undone["subject"])
+    return _noun(entry), entry.subject
 
 
 def _noun(entry: Audit) -> str:

@@ -201,7 +201,7 @@ def _load_dump(url: str, file: Path) -> None:
     (pg_restore --clean cannot drop the partitions of a table one by one: their constraints are inherited.)
     """
     with tempfile.TemporaryDirectory(prefix="capconduit-restore-") as directory:  # for its owner alone
-        script = Path(directory) / "dump.sql"
+        script = Path(directory).joinpath("dump.sql")
         _tool("pg_restore", "", "--no-owner", "--no-privileges", f"--file={script}", str(file))
         tables = ", ".join(sorted(table_names()))
         _tool(

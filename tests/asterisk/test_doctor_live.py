@@ -41,6 +41,7 @@ def floor(asterisk_tree: Path) -> Iterator[Floor]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lab.floor.SECRET", STRONG)
         made = Floor(asterisk_tree)
+    made.asterisk.leave_out(asterisk_checks.REFER)
     with made:
         yield made
 
@@ -411,3 +412,12 @@ def test_what_install_puts_into_a_foreign_asterisk_is_well(asterisk_tree: Path, 
     wrong = {(row["id"], row["subject"]) for row in after.json if row["severity"] in ("unknown", "warning", "error")}
     assert {slug for slug, _ in wrong} == {"ami-user-open", "secret-default"}, after.json
     assert ("secret-default", "pjsip.conf [phone]") in wrong
+
+
+def test_the_module_that_lets_calls_be_stolen_is_found(floor: Floor) -> None:
+    floor.asterisk.cli(f"module load {asterisk_checks.REFER}")
+    try:
+        loaded = asterisk_checks.parse_modules(floor.asterisk.cli("module show"))
+        assert [f.id for f in asterisk_checks.judge_replaces(loaded)] == ["asterisk-calls-stolen"]
+    finally:
+        floor.asterisk.cli(f"module unload {asterisk_checks.REFER}")

@@ -184,10 +184,12 @@ class Rig:
         """The `route` exchange of a call."""
         return await self.exchange("route", uniqueid, uniqueid, dnid, ani, name, "carrier", "", "", "sip-1")
 
-    async def settle(self, uniqueid: str, dialstatus: str = "", answered_ms: str = "", cause: str = "16") -> AgiResult:
-        """The `settle` exchange of a call."""
+    async def settle(
+        self, uniqueid: str, dialstatus: str = "", answered_ms: str = "", cause: str = "16", attempt: str = "1"
+    ) -> AgiResult:
+        """The `settle` exchange of a call; `attempt` is empty where the dialplan was never told of one."""
         return await self.exchange(
-            "settle", uniqueid, "1", dialstatus, answered_ms, "", cause, "", "capconduit-inbound"
+            "settle", uniqueid, attempt, dialstatus, answered_ms, "", cause, "", "capconduit-inbound"
         )
 
     # --- what can be seen ---------------------------------------------------------------------------------------------

@@ -52,6 +52,15 @@ def test_a_module_that_is_loaded_and_does_not_run_is_found() -> None:
     assert "does not run" in finding.found
 
 
+@pytest.mark.parametrize("status", ["Running", ""])
+def test_a_module_that_lets_calls_be_stolen_is_an_error(status: str) -> None:
+    (finding,) = asterisk.judge_replaces({asterisk.REFER: status})
+    assert ids([finding]) == ["asterisk-calls-stolen"]
+    assert f"noload = {asterisk.REFER}" in finding.fix
+    assert ids(asterisk.judge_replaces({})) == []
+    assert ids(asterisk.judge_replaces({asterisk.REFER: "Not Running"})) == []
+
+
 def test_the_modules_of_the_console() -> None:
     text = (
         "Module                         Description                              Use Count  Status      Support Level\n"

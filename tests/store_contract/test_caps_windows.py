@@ -32,6 +32,7 @@ def test_a_call_belongs_to_the_day_it_was_admitted_on_even_if_it_ends_later(open
     till.clock.wall_ms = midnight
     till.dial(route_of("today"))
     till.reject(route_of("full-again"))
+    till.clock.pass_ms(60_000)
     till.ask(settle_of("yesterday", talk_ms=30_000))
     assert till.count(cap, utc("2026-03-08T05:00:00")) == (1, 0)  # the day of 23 hours began in standard time
     assert till.count(cap, midnight) == (0, 1)

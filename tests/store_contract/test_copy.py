@@ -167,7 +167,7 @@ def test_calls_that_are_up_go_on_in_the_other_database_with_exact_books(pair: Pa
     there.dial(route_of("new"))
     assert there.reject(route_of("one too many")).code == "cap_reached"
     there.reject(route_of("early"))
-    there.clock.pass_ms(60_000)
+    there.clock.pass_ms(61_000)
     there.ask(settle_of("up", talk_ms=90_000))
     there.ask(settle_of("ringing"))
     there.ask(settle_of("failing", attempt=2, talk_ms=10_000))

@@ -14,6 +14,7 @@ from capconduit.estate_file.manual import EXAMPLE, FIELDS
 from capconduit.estate_file.plan import Plan
 from capconduit.estate_file.schema import NOUNS, Document
 from capconduit.services import balances, blocks, campaigns, caps, dids, rates, sellers, settings, targets
+from capconduit.services.audit import undo
 from capconduit.services.blocks import Where
 from capconduit.services.estate_file import apply_estate, export, plan_estate
 from capconduit.services.office import Office
@@ -374,6 +375,20 @@ def test_what_others_changed_since_the_export_is_not_overwritten(estate: Estate,
     assert (error.slug, f"{path} (somebody)" in error.message) == ("estate-conflict", True)
     estate.apply(text, force=True)
     assert nouns_of(estate.text()) == nouns_of(text)
+
+
+def test_a_change_that_was_taken_back_since_the_export_is_not_made_again(estate: Estate) -> None:
+    estate.apply(EXAMPLE)
+    estate.clock.pass_ms(1_000)
+    targets.set_rule(estate.office, "solar", "buyer1", weight=9)
+    blocks.set_block(estate.office, "+1900*", Where(), reason="other")
+    text = estate.exported()
+    estate.clock.pass_ms(1_000)
+    for action in ("rule.set", "block.set"):
+        undo(estate.of("somebody"), [e.id for e in estate.rows(Audit) if e.action == action][-1])
+    error = estate.refused(text)
+    assert error.slug == "estate-conflict"
+    assert all(path in error.message for path in ("rule.solar.buyer1 (somebody)", 'block.everybody."+1900*"'))
 
 
 def test_a_change_of_something_else_is_no_conflict(estate: Estate) -> None:

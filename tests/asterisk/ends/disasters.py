@@ -23,7 +23,6 @@ WHICH_FIRST = (
 @end(
     "CANCEL while the daemon, which was asked, is frozen: 487. It decides and settles when it goes on.",
     Cdr("", 19, 487, CALLER, "handler"),
-    fault="the CDR says 480 for want of a DIALSTATUS: settlement._cdr",
     disaster=Disaster.DAEMON_FROZEN,
 )
 def caller_cancels_while_the_daemon_is_frozen(play: Play) -> None:
@@ -88,7 +87,6 @@ def daemon_back_before_the_end(play: Play) -> None:
     Cdr("CANCEL", 19, 603, SYSTEM, "handler"),
     or_else=Cdr("CHANUNAVAIL", 19, 603, SYSTEM, "handler"),
     note=WHICH_FIRST,
-    fault="the CDR says CANCEL by the caller, or 480: settlement.hung_up_by and _cdr",
     disaster=Disaster.ASTERISK_STOPPED,
 )
 def asterisk_stops_while_it_rings(play: Play) -> None:
@@ -111,7 +109,6 @@ def asterisk_stops_while_they_talk(play: Play) -> None:
     Cdr("CANCEL", 19, 603, SYSTEM, "handler"),
     or_else=Cdr("CHANUNAVAIL", 19, 603, SYSTEM, "handler"),
     note=WHICH_FIRST,
-    fault="the CDR says CANCEL by the caller, or 480: settlement.hung_up_by and _cdr",
     disaster=Disaster.ASTERISK_RESTARTED,
 )
 def asterisk_restarts_while_it_rings(play: Play) -> None:
