@@ -105,13 +105,15 @@ def path(
 
 @app.verb("check", "capconduit config check", "capconduit --config new.toml config check")
 def check(ctx: typer.Context) -> None:
-    """Check the configuration: every key known, every value right, the AMI secret readable.
+    """Check the configuration: every key known, every value right, the AMI secrets readable.
 
     Silent on stdout. Exit code 2 with the reason when something is wrong.
     """
     config = state(ctx).config
     if config.ami.enabled:
         resolve_secret(config.ami.secret, os.environ)
+    if config.ami.has_control:
+        resolve_secret(config.ami.control_secret, os.environ)
     notice(f"{config.origin or 'the built-in defaults'}: good")
 
 

@@ -410,7 +410,7 @@ def test_what_install_puts_into_a_foreign_asterisk_is_well(asterisk_tree: Path, 
         assert installed.code == ExitCode.DONE, installed.err
         after = capconduit("doctor", *(word for name in only for word in ("--only", name)), "--json")
     wrong = {(row["id"], row["subject"]) for row in after.json if row["severity"] in ("unknown", "warning", "error")}
-    assert {slug for slug, _ in wrong} == {"ami-user-open", "secret-default"}, after.json
+    assert {slug for slug, _ in wrong} == {"ami-user-open", "asterisk-calls-stolen", "secret-default"}, after.json
     assert ("secret-default", "pjsip.conf [phone]") in wrong
 
 
