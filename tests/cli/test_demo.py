@@ -304,9 +304,11 @@ def route(engine: Engine, uniqueid: str, did: str = SOLAR_DID, name: str = "") -
 
 
 def settle(engine: Engine, uniqueid: str, talk_ms: int) -> None:
+    """As if it had talked: the end is told to be as much later."""
     report = SettleReport(
-        node="demo", uniqueid=uniqueid, attempt=1, dialstatus=DialStatus.ANSWER, answered_for_ms=talk_ms
-    )
+        node="demo", uniqueid=uniqueid, attempt=1, dialstatus=DialStatus.ANSWER, answered_for_ms=talk_ms,
+        ended_ms=SystemClock().now_ms() + talk_ms,
+    )  # fmt: skip
     engine.ask(report, DEADLINE_S)
 
 
