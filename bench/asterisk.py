@@ -29,6 +29,7 @@ STEPS: Final = (0.25, 0.5, 0.75, 0.9)  # of the constant answer's maximum
 AT_ONCE: Final = 95  # media ports of the lab's Asterisk
 SETTLE_S: Final = 30.0
 FUNDS: Final = "1000000"
+STASIS: Final = "[declined_message_types]\ndecline = ast_channel_varset_type\n"  # as docs/install.md advises
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def _scene(name: str, tree: Path, directory: Path, uri: str) -> Iterator[Scene]:
     floor = Floor(tree)
     decider: subprocess.Popen[bytes] | None = None
     try:
+        floor.asterisk.put("stasis.conf", STASIS)
         floor.fund(FUNDS)
         floor.target(uri, ring_s=20)
         floor.asterisk.start()

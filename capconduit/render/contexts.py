@@ -46,6 +46,13 @@ AMI_EVENTS: Final = (
     "FullyBooted", "Shutdown", "Newchannel", "DialBegin", "DialState", "DialEnd", "BridgeEnter", "BridgeLeave",
     "HangupRequest", "SoftHangupRequest", "Hangup",
 )  # fmt: skip
+# What no user of ours reads. As long as somebody is logged in, Asterisk makes each event for each line of the dialplan,
+# filtered or not; when it does not keep up, its PJSIP refuses calls (taskprocessor overload; seen at 150 calls/s).
+AMI_DISABLED: Final = (
+    "VarSet", "Newexten", "Newstate", "NewCallerid", "NewConnectedLine", "NewAccountCode", "BridgeCreate",
+    "BridgeDestroy", "LocalBridge", "MusicOnHoldStart", "MusicOnHoldStop", "DeviceStateChange", "PeerStatus",
+    "ContactStatus", "RTCPSent", "RTCPReceived", "Cdr", "SuccessfulAuth", "ChallengeSent",
+)  # fmt: skip
 
 
 class DialplanVariable(StrEnum):

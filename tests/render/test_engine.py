@@ -274,3 +274,11 @@ def test_an_output_directory_that_cannot_be_one_is_named(tmp_path: Path) -> None
         engine.write_all({"cdr.conf": "x"}, tmp_path / "file")
     with pytest.raises(ConfigError, match="file"):
         engine.check({"cdr.conf": "x"}, tmp_path / "file")
+
+
+def test_no_event_that_the_daemon_reads_is_disabled() -> None:
+    assert not set(contexts.AMI_DISABLED) & set(contexts.AMI_EVENTS)
+    [line] = [
+        text for text in engine.render_all(CONTEXT)["manager.conf"].splitlines() if text.startswith("disabledevents")
+    ]
+    assert line == f"disabledevents = {','.join(contexts.AMI_DISABLED)}"
