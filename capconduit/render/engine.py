@@ -106,8 +106,8 @@ def _constants() -> dict[str, object]:
         "BEFORE_ROUTE_CONTEXT", "BEFORE_DIAL_CONTEXT",
         "CONTACT_USER", "OUTBOUND_ENDPOINT", "STIR_PROFILE", "CDR_FILE", "SPOOL_FAMILY", "SPOOL_SEPARATOR",
     )  # fmt: skip
-    disabled = {"AMI_DISABLED": escape.Checked(",".join(contexts.AMI_DISABLED))}
-    return {name: escape.Checked(getattr(contexts, name)) for name in names} | disabled
+    texts = {name: getattr(contexts, name) for name in names} | {"AMI_DISABLED": ",".join(contexts.AMI_DISABLED)}
+    return {name: escape.Checked(text) for name, text in texts.items()}
 
 
 def wanted(context: RenderContext) -> list[ConfFile]:
