@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -136,10 +135,9 @@ def _scene(name: str, tree: Path, directory: Path, uri: str) -> Iterator[Scene]:
 
 def _left(scene: Scene) -> list[str]:
     """What is still held when the dust has settled, and what does not add up."""
-    deadline_s = time.monotonic() + SETTLE_S
-    while (live := scene.floor.live()) and time.monotonic() < deadline_s:
-        time.sleep(0.2)
-    found = [f"call {one.call.id}" for one in live] + [str(drift) for drift in scene.floor.drift()]
+    with suppress(LabError):  # what lives then is told below
+        wait_for(lambda: not scene.floor.live(), "end of all calls", SETTLE_S)
+    found = [f"call {one.call.id}" for one in scene.floor.live()] + [str(drift) for drift in scene.floor.drift()]
     try:
         scene.floor.asterisk.wait_idle()
     except LabError as error:

@@ -6,6 +6,7 @@ deeper than Asterisk's own files ever are is refused.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -91,6 +92,16 @@ def _exists(path: Path) -> bool:
         raise CannotTell(f"{path} cannot be looked at: {error.strerror}", SUDO) from None
 
 
+def _check_open(directory: Path) -> None:
+    """pathlib's glob finds nothing where it may not look, which would pass for nothing there. Raises CannotTell."""
+    try:
+        os.scandir(directory).close()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a pattern, or nothing that is there
+        return
+    except OSError as error:
+        raise CannotTell(f"{directory} cannot be looked into: {error.strerror}", SUDO) from None
+
+
 class _Reader:
     def __init__(self, root: Path | None) -> None:
         self._root = root
@@ -137,12 +148,16 @@ class _Reader:
         match = _INCLUDE.match(line)
         if match is None or self._root is None:
             return
-        wanted = Path(match[2])
+        wanted = self._root / match[2]  # an absolute one stays as it is
+        _check_open(wanted.parent)
         try:
-            root, pattern = (wanted.parent, wanted.name) if wanted.is_absolute() else (self._root, match[2])
-            found = sorted(root.glob(pattern))
-        except (OSError, ValueError, NotImplementedError):
+            found = sorted(
+                wanted.parent.glob(wanted.name) if Path(match[2]).is_absolute() else self._root.glob(match[2])
+            )
+        except (ValueError, NotImplementedError):  # no pattern at all: Asterisk finds nothing by it, either
             found = []
+        except OSError as error:
+            raise CannotTell(f"{wanted} cannot be looked for: {error.strerror}", SUDO) from None
         for path in found:
             if _exists(path):
                 self.file(path, depth + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Final
 
 from capconduit.domain.blocklist import BLOCK_SCOPES, parse_pattern
@@ -119,13 +120,13 @@ def add_blocks(
     wanted = list(office.read(look).items())
     added = 0
     for first in range(0, len(wanted), STEP):
-        some = dict(wanted[first : first + STEP])
-        added += office.change(lambda desk, some=some: _add_some(desk, some, where, expires_ms))  # type: ignore[misc]
+        step = partial(_add_some, reasons=dict(wanted[first : first + STEP]), where=where, expires_ms=expires_ms)
+        added += office.change(step)
         rest()
     return added, len(entries) - added
 
 
-def _add_some(desk: Desk, reasons: dict[str, str], where: Where, expires_ms: int | None) -> int:
+def _add_some(desk: Desk, *, reasons: dict[str, str], where: Where, expires_ms: int | None) -> int:
     """Block these patterns, each for its reason; how many were not blocked already."""
     scope, scope_id = _scope(desk, where)
     found = [_find(desk, pattern, scope, scope_id) for pattern in reasons]

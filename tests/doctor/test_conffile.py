@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,3 +62,32 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
 def test_what_is_true(text: str, value: bool | None) -> None:
     section = parse_conf(f"[a]\nkey = {text}\n").named("a")
     assert section.is_true("key", default=True) is (True if value is None else value)
+
+
+@pytest.mark.parametrize(
+    "line", ['#include "closed/*.conf"', "#tryinclude closed/a.conf", '#include "{}/closed/*.conf"']
+)
+def test_what_lies_in_a_closed_directory_is_not_taken_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """pathlib's glob finds nothing where it may not look; a check would call that well."""
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "pjsip.conf").write_text(line.format(tmp_path) + "\n")
+    real = os.scandir
+
+    def closed(path: Any) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(CannotTell, match="closed"):
+        read_conf(tmp_path / "pjsip.conf")
+
+
+@pytest.mark.parametrize("line", ['#include "missing/*.conf"', "#tryinclude missing/a.conf", '#include "**.conf"'])
+def test_an_include_that_finds_nothing_is_nothing(tmp_path: Path, line: str) -> None:
+    (tmp_path / "pjsip.conf").write_text(f"{line}\n[a]\nb = c\n")
+    found = read_conf(tmp_path / "pjsip.conf")
+    assert found is not None
+    assert [section.name for section in found.sections] == ["a"]
