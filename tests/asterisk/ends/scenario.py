@@ -152,7 +152,6 @@ class End:
     targets: tuple[str, ...] = (PHONE,)
     charged_s: int | None = None  # where it is not what was talked
     heard: int | tuple[int, ...] | None = None  # the caller's final code where the CDR may say another; 0: none
-    fault: str = ""  # why this is not yet so
     note: str = ""
     funds: str = "5"
     ring_s: int = 6

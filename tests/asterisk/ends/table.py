@@ -34,7 +34,7 @@ def page_with(text: str, made: str) -> str:
 
 
 def _row(end: End) -> str:
-    what = " ".join(part for part in (end.what, end.note, f"**Not yet so:** {end.fault}." if end.fault else "") if part)
+    what = " ".join(part for part in (end.what, end.note) if part)
     cells = [f"`{end.name}`", what, *_cells(end), _charged(end), ", ".join(map(str, end.versions))]
     return f"| {' | '.join(cells)} |\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lab.phone import Phone
 from lab.wait import wait_for
-from tests.asterisk.ends.scenario import CALLER, TALK_MS, TARGET, Play, answered, end
+from tests.asterisk.ends.scenario import CALLER, SYSTEM, TALK_MS, TARGET, Play, answered, end
 
 ELSEWHERE = "sip:+19005550199@127.0.0.1:9"
 CODE = "#1200"  # see FEATURES in stage.py
@@ -89,24 +89,35 @@ def _takes_over(play: Play, known: Phone) -> None:
     assert answer.code != 200, "INVITE with Replaces was accepted"
 
 
-STOLEN = (
-    "Asterisk obeys INVITE with Replaces from any endpoint, whatever `allow_transfer` says, and the call goes on"
-    " outside of its caps and its money: do not load `res_pjsip_refer`"
+def _takes_the_place(play: Play, known: Phone) -> Phone:
+    """A third telephone, at the trunk's address, takes the place of one that told it its dialog: Asterisk lets it."""
+    play.caller.keeps(400)
+    dialog = f"{known.call_id};to-tag={known.remote_tag};from-tag={known.tag}"
+    third = play.another_phone("+12125559999")
+    third.calls(play.number, headers={"Replaces": dialog, "Supported": "replaces"})
+    third.hears("200")
+    return third
+
+
+@end(
+    "INVITE with Replaces of the caller's dialog: the call ends at once for all, and is charged until then.",
+    answered(SYSTEM),
 )
-
-
-@end("INVITE with Replaces of the caller's dialog: refused, the call goes on.", answered(CALLER), fault=STOLEN)
 def caller_is_replaced(play: Play) -> None:
     play.talks()
-    _takes_over(play, play.caller)
-    play.ends_by(play.caller, TALK_MS)
+    third = _takes_the_place(play, play.caller)
+    play.caller.hears("BYE")
+    play.target.hears("BYE")
+    third.hears("BYE")
 
 
-@end("INVITE with Replaces of the target's dialog: refused, the call goes on.", answered(CALLER), fault=STOLEN)
+@end("INVITE with Replaces of the target's dialog: the call ends within the guard time for all.", answered(SYSTEM))
 def target_is_replaced(play: Play) -> None:
     play.talks()
-    _takes_over(play, play.target)
-    play.ends_by(play.caller, TALK_MS)
+    third = _takes_the_place(play, play.target)
+    play.target.hears("BYE")
+    play.caller.hears("BYE")
+    third.hears("BYE")
 
 
 @end(
