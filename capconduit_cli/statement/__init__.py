@@ -1,0 +1,1 @@
+"""Statements as they are handed out: text, CSV, JSON, and a page that prints well."""
