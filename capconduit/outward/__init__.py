@@ -1,0 +1,1 @@
+"""What leaves the house: payloads, signatures, and the ways by which they go. Knows no database."""
