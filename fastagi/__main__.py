@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         config = load_config(options.config, os.environ)
-        set_up_logging(options.log_level or config.log.level, config.log.format)
+        set_up_logging(options.log_level or config.log.level, config.log.format, numbers=config.log.numbers)
         _raise_open_files()
         sys.setswitchinterval(SWITCH_S)
         gc.set_threshold(*COLLECT_AFTER)

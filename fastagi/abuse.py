@@ -87,7 +87,7 @@ class AbuseWatch:
         self._blocked: deque[int] = deque()  # when the last blocks were made
         self._forget_ms = clock.monotonic_ms() + FORGET_EVERY_MS
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="abuse")
-        engine.on_cdrs = self._waiting.extend
+        engine.on_cdrs.append(self._waiting.extend)
 
     # --- before the decision, on the loop -----------------------------------------------------------------------------
 

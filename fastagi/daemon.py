@@ -15,9 +15,11 @@ from typing import Any, Final
 from capconduit import __version__
 from capconduit.clock import Clock
 from capconduit.config import Config, resolve_secret
+from capconduit.config_rules import parse_listen
 from capconduit.domain.model import Node
 from capconduit.errors import CapConduitError, ConfigError
 from capconduit.services.engine import Engine
+from capconduit.services.retention import Archive
 from capconduit.store.store import Store
 from capconduit.units import MS_PER_SECOND, format_instant
 from fastagi.abuse import AbuseWatch
@@ -25,13 +27,23 @@ from fastagi.agi_server import AgiLimits, AgiServer
 from fastagi.ami_guard import NO_EVENTS
 from fastagi.ami_link import AmiControl, AmiLink, AmiSettings
 from fastagi.asking import Asker
+from fastagi.call_log import log_calls
 from fastagi.control import ControlServer
+from fastagi.control_desk import ControlDesk
+from fastagi.control_http import Answer, Handler, Request
+from fastagi.control_routes import ControlRoutes
+from fastagi.floor import FloorHub
+from fastagi.floor_pulse import Pulse
 from fastagi.handlers.attempt import AttemptHandler
 from fastagi.handlers.route import RouteHandler
 from fastagi.handlers.settle import SettleHandler
-from fastagi.housekeeping import Housekeeping, look_after_growth
+from fastagi.housekeeping import Housekeeping, look_after_growth, look_after_sums
 from fastagi.journal import Journal
 from fastagi.meter import Meter
+from fastagi.metrics import EXPOSITION, Gauges, Metrics
+from fastagi.metrics_counts import Counts
+from fastagi.metrics_port import MetricsPort
+from fastagi.outwards import Outwards, Place
 from fastagi.reconciler import Reconciler
 from fastagi.systemd import notify, watchdog_interval_s
 from fastagi.zombies import Zombies
@@ -72,7 +84,9 @@ class Daemon:
         self.boot_id = clock.new_id()
         self._started_ms = clock.now_ms()
         self._engine = Engine(store, clock, gathers=True)
-        self._housekeeping = Housekeeping(store)
+        archive = Archive(Path(config.database.archive)) if config.database.archive else None
+        self._housekeeping = Housekeeping(store, archive)
+        self._control_desk = ControlDesk(store, clock)
         self._journal = Journal(Path(config.node.journal), self.boot_id)
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
@@ -81,7 +95,9 @@ class Daemon:
         self._double_beats = 0  # heartbeats for which another daemon of our name is still taken to live
         self._alone_from_s = 0.0
         self._written_s: float | None = None  # when the last heartbeat was written; None: the last one was not
+        self._beat_took_s: float | None = None  # to write it
         self._batches_then = 0
+        self._metrics_port: MetricsPort | None = None
         self.agi_port = 0
 
     async def run(self) -> None:
@@ -102,7 +118,7 @@ class Daemon:
         self._stop.set()
 
     async def _start(self) -> None:
-        self._control = ControlServer(Path(self._config.control.socket), self.status, self.stop)
+        self._control = ControlServer(Path(self._config.control.socket), {})
         await self._control.refuse_if_taken()
         await self._journal.open()
         known = await self._look_at_nodes()
@@ -114,6 +130,7 @@ class Daemon:
         self._ami = self._make_link(known)
         self._meter = Meter(asker, self._ami, self.node, self._clock.now_ms)
         deadline_ms = self._config.fastagi.deadline_ms
+        self._pulse = pulse = Pulse()
         handlers = {
             "route": RouteHandler(
                 asker, self._meter, self.node, self.boot_id, self._clock, deadline_ms, abuse.counted
@@ -123,6 +140,12 @@ class Daemon:
                 asker, self._meter, self._journal, self.node, self._clock.now_ms, lambda: self._reconciler.on_kept()
             ).endpoint(),
         }
+        counts = Counts(self._clock.now_ms)
+        handlers = {
+            name: counts.counted(name, end if name == "settle" else pulse.timed(end, arrives=name == "route"))
+            for name, end in handlers.items()
+        }
+        self._engine.on_cdrs += (counts.on_cdrs, log_calls)
         limits = AgiLimits(deadline_ms=deadline_ms, connections=self._config.limits.connections)
         self._agi = AgiServer(handlers, limits, logging.getLogger("fastagi.agi"))
         for call in await self._housekeeping.node_calls(self.node):
@@ -132,18 +155,40 @@ class Daemon:
             asker, self._ami, self._meter, self._housekeeping, self._journal,
             self.node, self._clock.now_ms, self._is_alone, self._zombies,
         )  # fmt: skip
+        self._outwards = self._make_outwards()
         self._written_s = asyncio.get_running_loop().time()
         await self._listen()
         if self._ami is not None:
             self._ami.start()
             self._spawn(self._consume(self._ami), "ami-events")
         self._spawn(self._reconciler.run(), "reconciler")
+        self._hub = FloorHub(
+            self._engine, self._store, self._clock, self.node, self.boot_id, pulse, self._told_to_viewers
+        )
+        self._control.routes.update(self._routes())
+        self._metrics = Metrics(self._config.metrics, self._store, self._clock, self._engine, counts, self._gauges)
+        scraped: dict[tuple[str, str], Handler] = {("GET", "/metrics"): self._scraped}
+        self._control.routes.update(scraped)
+        if self._config.metrics.listen:
+            self._metrics_port = MetricsPort(parse_listen(self._config.metrics.listen), scraped)
+            await self._metrics_port.start()
         await self._control.start()
         self._spawn(self._heartbeat(), "heartbeat")
         self._spawn(look_after_growth(self._housekeeping, self._clock), "growth")
+        self._spawn(look_after_sums(self._housekeeping, self._clock), "sums")
         self._spawn(abuse.run(), "abuse")
+        self._spawn(self._outwards.run(), "outwards")
         if (interval_s := watchdog_interval_s()) is not None:
             self._spawn(_watchdog(interval_s), "watchdog")
+
+    def _make_outwards(self) -> Outwards:
+        from capconduit.mail import mail_settings  # only where a notification is mailed
+
+        place = Place(
+            self.node, self.boot_id, lambda: self._ami is None or self._ami.up, lambda: self._engine.estate,
+            lambda: mail_settings(self._config, os.environ),
+        )  # fmt: skip
+        return Outwards(self._store, self._clock, place)
 
     async def _look_at_nodes(self) -> Node | None:
         """This node as it was last seen. One that was up a moment ago may still be: then we wait and see."""
@@ -241,8 +286,10 @@ class Daemon:
         first = True
         while True:
             was_away = self._database_away()
+            began_s = asyncio.get_running_loop().time()
             before = await self._write_node("up")
             self._written_s = None if before is None else asyncio.get_running_loop().time()
+            self._beat_took_s = None if self._written_s is None else self._written_s - began_s
             if before is not None:
                 self._batches_then = self._engine.batches
                 self._reconciler.on_nodes(before)
@@ -308,10 +355,15 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._control.close()
+        await self._hub.close()
+        if self._metrics_port is not None:
+            await self._metrics_port.close()
+        self._metrics.close()
+        self._control_desk.close()
         await self._meter.close()
         if self._ami is not None:
             await self._ami.close()
-        await self._control.close()
         stopped = await asyncio.get_running_loop().run_in_executor(None, self._engine.stop, ENGINE_STOP_S)
         if not stopped:
             log.error("the engine did not end within %s s", ENGINE_STOP_S)
@@ -323,11 +375,61 @@ class Daemon:
         self._housekeeping.close()
         log.info("stopped")
 
+    def _routes(self) -> dict[tuple[str, str], Handler]:
+        """What the control socket answers."""
+        return ControlRoutes(
+            node=self.node, status=self.status, drain=self.stop, reload=self._reload, hub=self._hub,
+            meter=self._meter, ami=self._ami, desk=self._control_desk,
+        ).table()  # fmt: skip
+
+    async def _scraped(self, _request: Request) -> Answer:
+        """The metrics."""
+        return Answer(await self._metrics.text(), content_type=EXPOSITION)
+
+    def _gauges(self) -> Gauges:
+        ami = self._ami
+        return Gauges(
+            node=self.node,
+            version=__version__,
+            ready=not self._unready(),
+            started_ms=self._started_ms,
+            live_calls=len(self._meter),
+            ami_enabled=ami is not None,
+            ami_up=ami is not None and ami.up,
+            asterisk_started_ms=ami.asterisk_started_ms if ami else None,
+            database_up=not self._database_away(),
+            database_s=self._beat_took_s,
+            journal=len(self._journal),
+            viewers=self._hub.viewers,
+            agi=self._agi.counters,
+            connections=self._agi.live_connections,
+        )
+
+    async def _reload(self) -> int:
+        """Read the whole estate anew, rows that were changed by hand included; its version. Raises DatabaseError."""
+        estate = await self._control_desk.load_estate()
+        if self._engine.estate is None or estate.version >= self._engine.estate.version:
+            self._engine.estate = estate
+        return estate.version
+
+    def _told_to_viewers(self) -> dict[str, Any]:
+        """The daemon's own parts of HEALTH."""
+        told = self.status()
+        return {
+            "ready": told["ready"],
+            "reasons": told["reasons"],
+            "ami": {"enabled": told["ami"]["enabled"], "up": told["ami"]["up"]},
+            "database_up": not self._database_away(),
+            "timeouts": told["fastagi"]["timeouts"],
+            "failures": told["fastagi"]["failures"],
+            "journal": told["journal"]["waiting"],
+        }
+
     def _listening(self) -> str:
         return f"{self._config.fastagi.address[0]}:{self.agi_port}"
 
-    def status(self) -> dict[str, Any]:
-        """What the control socket tells."""
+    def _unready(self) -> list[str]:
+        """Why calls are not decided as they should; nothing where they are."""
         reasons = []
         if self._draining:
             reasons.append("draining")
@@ -339,6 +441,11 @@ class Daemon:
             reasons.append("database down")
         if self._double_beats:
             reasons.append("another daemon runs as this node")
+        return reasons
+
+    def status(self) -> dict[str, Any]:
+        """What the control socket tells."""
+        reasons = self._unready()
         counters = self._agi.counters
         started_ms = self._ami.asterisk_started_ms if self._ami else None
         return {
@@ -368,8 +475,12 @@ class Daemon:
                 "commands": self._engine.commands,
             },
             "journal": {"waiting": len(self._journal), "trouble": self._journal.trouble or None},
+            "decisions": self._pulse.decisions(),
+            "database": {"up": not self._database_away()},
+            "viewers": self._hub.viewers,
             "calls": len(self._meter),
             "zombies": self._zombies.status(),
+            "outwards": self._outwards.status(),
         }
 
     def _control_status(self) -> dict[str, Any] | None:

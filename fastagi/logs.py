@@ -1,54 +1,105 @@
-"""Log lines: for people on a terminal, or JSON, one object a line, for machines. Always on standard error."""
+"""Setting up the daemon's log: which form the lines have, what of them is masked, and the thread that writes them.
+
+A reader of standard error that stalls (a full pipe, a journal under load) must not hold a call, so lines are written by
+a thread of their own from a bounded queue. Failure policy: fails open. What finds the queue full is dropped, and how
+many lines were is told.
+"""
 
 from __future__ import annotations
 
-import json
+import atexit
 import logging
+import os
 import sys
-from typing import Final, TextIO
+from contextlib import suppress
+from logging.handlers import QueueListener
+from queue import Full, Queue
+from typing import Any, Final, TextIO
 
-from capconduit.units import format_instant
+from fastagi.journald import JournalHandler, leads_to_the_journal
+from fastagi.log_lines import ConsoleFormatter, JsonFormatter, Masking
+from fastagi.log_repeats import Repeats
 
-CONTEXT: Final = ("uniqueid", "did")  # what a record may carry beside its message
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a record: at, level, logger, message, and the call it is about."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        told = {
-            "at": format_instant(int(record.created * 1000)),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_context(record),
-        }
-        if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False)
+QUEUE_MAX: Final = 10_000  # lines that wait to be written
+STOP_S: Final = 2.0  # for them at the end
+JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 
 
-class ConsoleFormatter(logging.Formatter):
-    """`12:00:00.123Z info  message  uniqueid=…`."""
+class _Handing(logging.Handler):
+    """Hands records to the writing thread, as text: what they tell of may change meanwhile."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        context = "".join(f"  {name}={value}" for name, value in _context(record).items())
-        at = format_instant(int(record.created * 1000))[11:]
-        text = f"{at} {record.levelname.lower():7} {record.getMessage()}{context}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+    def __init__(self, queue: Queue[Any]) -> None:
+        super().__init__()
+        self._queue = queue
+        self.dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            record.msg, record.args = record.getMessage(), None
+            if record.exc_info and not record.exc_text:
+                record.exc_text = logging.Formatter().formatException(record.exc_info)
+            self._queue.put_nowait(record)
+        except Full:
+            self.dropped += 1
+            return
+        except Exception:  # noqa: BLE001 - a line that cannot be made is no reason to fail a call
+            self.handleError(record)
+            return
+        if self.dropped and self._queue.qsize() < QUEUE_MAX // 2:
+            dropped, self.dropped = self.dropped, 0
+            logging.getLogger(__name__).warning("%d log lines were dropped: nobody read them in time", dropped)
 
 
-def _context(record: logging.LogRecord) -> dict[str, object]:
-    return {name: record.__dict__[name] for name in CONTEXT if record.__dict__.get(name)}
+class _Writing(QueueListener):
+    """Ends with what is queued written, if that can be done within a moment. One line that fails costs itself."""
+
+    def handle(self, record: logging.LogRecord) -> None:
+        try:
+            super().handle(record)
+        except Exception:  # noqa: BLE001 - the thread must outlive it, and there is no log to tell
+            return
+
+    def stop(self) -> None:
+        if self._thread is None:
+            return
+        with suppress(Full):  # nobody reads: it will not end, and nobody waits for it
+            self.queue.put(self._sentinel, timeout=STOP_S)  # type: ignore[attr-defined]
+            self._thread.join(STOP_S)
+        self._thread = None
 
 
-def set_up_logging(level: str, form: str, stream: TextIO | None = None) -> None:
-    """Configure the root logger. `form`: console, json, or auto (console on a terminal)."""
-    out = stream or sys.stderr
+def _handler(form: str, out: TextIO, environment: dict[str, str]) -> logging.Handler:
+    if form == "journal" or (form == "auto" and leads_to_the_journal(out, environment)):
+        return JournalHandler(JOURNAL_SOCKET, out)
     console = form == "console" or (form == "auto" and out.isatty())
     handler = logging.StreamHandler(out)
     handler.setFormatter(ConsoleFormatter() if console else JsonFormatter())
+    return handler
+
+
+def set_up_logging(
+    level: str,
+    form: str,
+    *,
+    numbers: str = "full",
+    stream: TextIO | None = None,
+    environment: dict[str, str] | None = None,
+) -> QueueListener:
+    """Configure the root logger. `form`: console, json, journal or auto; `numbers`: full or masked.
+
+    What writes the lines is stopped at exit, when they are written; `stop` does so before.
+    """
+    writing = _handler(form, stream or sys.stderr, dict(os.environ) if environment is None else environment)
+    if numbers == "masked":
+        writing.addFilter(Masking())
+    queue: Queue[Any] = Queue(QUEUE_MAX)
+    handing = _Handing(queue)
+    handing.addFilter(Repeats())
+    listener = _Writing(queue, writing)
+    listener.start()
+    atexit.register(listener.stop)
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handing]
     root.setLevel(level.upper())
     logging.getLogger("panoramisk").setLevel(logging.WARNING)
+    return listener

@@ -43,6 +43,8 @@ RETRY_S: Final = (0.5, 2.0)  # least and most between two tries of what failed
 EVENT_LAG_MS: Final = 5_000  # an event is not older than this, whatever the two clocks say
 # A caller's channel that is gone should be settled by its hangup handler; this long after, AMI's word is taken.
 HANDLER_GRACE_S: Final = 5.0
+FIRST_MOVE_S: Final = 1.0  # after the answer
+_NEVER_MOVED: Final = (0.0, 0)
 
 
 @dataclass(slots=True)
@@ -60,7 +62,7 @@ class _Watch:
     ended: asyncio.Event | None = None
     meter: AnsweredAnswer | None = None
     funded_from_s: float = 0.0  # where nobody saw the answer: since the Dial began
-    limit: tuple[float, int] = (0.0, 0)  # what Asterisk's limit stands for: funded_from_s and funded seconds
+    limit: tuple[float, int] = _NEVER_MOVED  # what Asterisk's limit stands for: funded_from_s and funded seconds
     timer: asyncio.TimerHandle | None = None
     tending: bool = False
     gone: asyncio.TimerHandle | None = None
@@ -122,6 +124,11 @@ class Meter:
         """What AMI saw of the target's leg."""
         watch = self._watched.get(uniqueid)
         return watch.leg if watch else LegTimes()
+
+    def channel(self, uniqueid: str) -> str:
+        """The caller's channel as it is called now; empty where the call is not watched."""
+        watch = self._watched.get(uniqueid)
+        return watch.channel if watch else ""
 
     def seen_ms(self, uniqueid: str) -> int:
         """When the call last showed a sign of life (UTC ms); 0 for never."""
@@ -334,6 +341,8 @@ class Meter:
             return None
         if not self._ami.up:
             return RETRY_S[1] if self._left_s(watch) > 0 else None
+        if (early_s := self._too_early_s(watch)) > 0:
+            return early_s
         await self._move_limit(watch)
         slice_s, left_s = watch.meter.slice_s, self._left_s(watch)
         if left_s <= 0 or watch.meter.funded_s * MS_PER_SECOND >= watch.meter.ceiling_ms:
@@ -367,9 +376,17 @@ class Meter:
             watch.funded_from_s = self._loop.time() - elapsed_ms / MS_PER_SECOND
         return True
 
+    def _too_early_s(self, watch: _Watch) -> float:
+        """Until when the limit that the dialplan has set at the answer may stand; most short calls need no other."""
+        if watch.meter is None or watch.answered_s is None or watch.limit != _NEVER_MOVED:
+            return 0.0
+        if watch.meter.funded_s < FIRST_MOVE_S * 3:
+            return 0.0
+        return watch.answered_s + FIRST_MOVE_S - self._loop.time()
+
     async def _move_limit(self, watch: _Watch) -> None:
         """Let Asterisk's own limit of the caller's channel be what is funded. Raises what AMI refuses."""
-        if self._ami is None or watch.meter is None or not watch.channel:
+        if self._ami is None or watch.meter is None or not watch.channel or watch.leg.ended_ms is not None:
             return
         limit, left_s = (watch.funded_from_s, watch.meter.funded_s), self._left_s(watch)
         if limit != watch.limit and left_s > 0:

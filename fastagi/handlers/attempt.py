@@ -51,7 +51,7 @@ class AttemptHandler:
         except DatabaseError as error:
             log.error("database down: %s", error.message, extra={"uniqueid": command.uniqueid})
             return reject_without_decision(RejectCode.DATABASE_DOWN)
-        log.info(
+        log.debug(
             "attempt %d %s cause=%d", command.attempt, command.dialstatus, command.hangup_cause,
             extra={"uniqueid": command.uniqueid},
         )  # fmt: skip

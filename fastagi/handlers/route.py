@@ -73,7 +73,7 @@ class RouteHandler:
         except BaseException:  # not ours to handle, only not to be watched any more
             self._meter.forget(command.uniqueid)
             raise
-        log.info("route %s", _told(answer), extra={"uniqueid": command.uniqueid, "did": command.dnid})
+        log.debug("route %s", _told(answer), extra={"uniqueid": command.uniqueid, "did": command.dnid})
         reply = route_reply(answer)
         if not isinstance(answer, DialAnswer):
             self._meter.forget(command.uniqueid)

@@ -88,7 +88,7 @@ class SettleHandler:
         if answer.disagreement:
             log.warning("settled before with other numbers: %s", answer.disagreement, extra={"uniqueid": uniqueid})
         elif answer.first and answer.call_id:
-            log.info("settled call=%s", answer.call_id, extra={"uniqueid": uniqueid})
+            log.debug("settled call=%s", answer.call_id, extra={"uniqueid": uniqueid})
         return ACKNOWLEDGED
 
     async def _settled(self, report: SettleReport) -> SettleAnswer:

@@ -26,6 +26,7 @@ from capconduit.services.setup import prepare_database
 from capconduit.services.stores import open_store
 from capconduit.units import parse_money
 from capconduit.vocab import CapMetric, CapScope, TargetKind, TrunkKind
+from lab.ports import free_port
 
 NUMBER = "+18005550100"
 CALLER = "+12125550147"
@@ -73,9 +74,7 @@ class Rig:
             self.ami.users["capconduit"] = User(SECRET, write=frozenset({"reporting"}))
             self.ami.users[CONTROL] = User(SECRET, read=False, write=frozenset({"call"}))
         self.process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self._estate()
 
     def _estate(self) -> None:
@@ -118,11 +117,13 @@ class Rig:
         config = self.dir / "capconduit.toml"
         host = "127.0.0.1" if self.with_ami else ""
         control = f'control_username = "{CONTROL}"\ncontrol_secret = "file:{secret}"\n' if self.with_control else ""
+        on_server = self.url.startswith("postgresql")  # else it is beside the file
+        journal = f'journal = "{self.dir}/settlements.journal"\n' if on_server else ""
         config.write_text(
             f'[database]\nurl = "{self.url}"\n'
             f'[fastagi]\nlisten = "127.0.0.1:{self.port}"\ndeadline_ms = {self.deadline_ms}\n'
             f'[ami]\nhost = "{host}"\nport = {self.ami.port}\nsecret = "file:{secret}"\n{control}'
-            f'[node]\nname = "{self.node}"\n[control]\nsocket = "{self.dir}/{self.socket}"\n'
+            f'[node]\nname = "{self.node}"\n{journal}[control]\nsocket = "{self.dir}/{self.socket}"\n'
         )
         with (self.dir / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -27,6 +26,7 @@ from capconduit.services import balances
 from capconduit.vocab import CallState, CapMetric, CapScope, RejectCode
 from fastagi.reconciler import NODE_GONE_MS, NODE_STILL_S, UNWATCHED_S, NodeWatch
 from fastagi.spool import read_entry, report_of
+from lab.ports import free_port
 from lab.wait import wait_for
 from tests.daemon.rig import Rig, until
 from tests.daemon.test_daemon import spec
@@ -461,9 +461,7 @@ class Neighbour(CrashRig):
         self.__dict__.update(first.__dict__)
         directory.mkdir()
         self.dir, self.node, self.process = directory, "neighbour", None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
 
     def spawn(self, *options: str) -> None:
         with mock.patch("subprocess.Popen", self._impatient):
