@@ -1,4 +1,4 @@
-"""`python -m bench [NAME] [OPTIONS]`: decisions (the default), asterisk, estate, growth, cli, soak (docs/bench.md)."""
+"""`python -m bench [NAME] [OPTIONS]`: decisions (default), asterisk, estate, growth, report, tui, cli, soak."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Final
 
-NAMES: Final = ("decisions", "asterisk", "estate", "growth", "cli", "soak")
+NAMES: Final = ("decisions", "asterisk", "estate", "growth", "report", "tui", "cli", "soak")
 
 
 def main(argv: list[str]) -> int:

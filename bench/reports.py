@@ -24,6 +24,7 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], list[str]]]] = {
     "asterisk": tables.asterisk,
     "estate": tables.estate,
     "growth": tables.growth,
+    "report": tables.report,
     "cli": tables.cli,
     "soak": tables.soak,
 }

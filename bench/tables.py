@@ -207,6 +207,25 @@ def _growth_row(row: dict[str, Any]) -> list[str]:
     return [row["what"], f"{row['before']:.4g}", f"{row['after']:.4g}", ratio]
 
 
+def report(report: dict[str, Any]) -> list[str]:
+    """How long reports take, and what their sums cost."""
+    lines, options = _about(report), report["options"]
+    for engine, told in report["engines"].items():
+        lines += ["", f"{engine}, {options['cdrs']:,} CDRs over {options['days']} days (seconds):", ""]
+        slow = told["from_records_s"]
+        rows = [
+            [name, f"{seconds:.2f}", f"{slow[name]:.2f}" if name in slow else NONE]
+            for name, seconds in told["reports_s"].items()
+        ]
+        rows += [[f"`report {name}`, a process", f"{s:.2f}", NONE] for name, s in told["commands_s"].items()]
+        rows.append(["campaigns, compared with the period before", f"{told['compared_s']:.2f}", NONE])
+        rows.append(["nothing, with late calls", f"{told['with_late_calls_s']:.2f}", NONE])
+        lines += table(["Report by", "from sums", "from records"], rows)
+        sizes = [f"{name} {row['rows']:,} rows, {row['bytes'] / MIB:.0f} MiB" for name, row in told["sizes"].items()]
+        lines += ["", f"Summing all of them the first time: {told['first_rollup_s']:.1f} s; {'; '.join(sizes)}."]
+    return lines
+
+
 def cli(report: dict[str, Any]) -> list[str]:
     """Start-up of commands."""
     base = report["commands"][0]["p50_ms"]

@@ -20,7 +20,9 @@ from typing import Any, Final
 from capconduit import config_rules as rules
 from capconduit.config_asterisk import AsteriskConfig
 from capconduit.config_keys import key as _key
+from capconduit.config_mail import MailConfig
 from capconduit.config_rules import MAX_PORT, Invalid, Value, did_you_mean, parse_listen
+from capconduit.config_voice import VoiceConfig
 from capconduit.errors import ConfigError
 
 ENVIRONMENT_PREFIX: Final = "CAPCONDUIT_"
@@ -60,6 +62,15 @@ class DatabaseConfig:
         rules.database_url,
         empty="capconduit.sqlite in the state directory: $XDG_STATE_HOME/capconduit, /var/lib/capconduit for root, or"
         " ~/.local/state/capconduit",
+    )
+    archive: str = _key(
+        "",
+        "Directory into which records of calls and events are written, as compressed JSON lines, before they are"
+        " pruned: by the daemon, which does that once a day as the settings cdr_keep_days and event_keep_days say, and"
+        " by `db prune` and `cdr prune`. Where several machines share the database, set it on each of them: whichever"
+        " comes first prunes.",
+        rules.directory_or_none,
+        empty="what is over is taken away without a copy",
     )
 
     @property
@@ -170,14 +181,38 @@ class HttpConfig:
 
 
 @dataclass(frozen=True)
+class MetricsConfig:
+    """Numbers for Prometheus. The control socket has them in any case, at /metrics."""
+
+    listen: str = _key(
+        "",
+        "Address and port on which /metrics is served without a password, for example 127.0.0.1:9573.",
+        rules.listen_or_off,
+        empty="only the control socket has them",
+    )
+    caps: int = _key(
+        200,
+        "Caps whose use is told, those that are nearest to full; 0 tells of none.",
+        rules.between(0, 10_000),
+    )
+    balances: str = _key("off", "on: the balances of sellers are told as well.", rules.one_of("off", "on"))
+
+
+@dataclass(frozen=True)
 class LogConfig:
     """What the daemon logs, on standard error."""
 
     level: str = _key("info", "debug, info, warning or error.", rules.one_of("debug", "info", "warning", "error"))
     format: str = _key(
         "auto",
-        "console for people, json for machines; auto is console on a terminal and json elsewhere.",
-        rules.one_of("auto", "console", "json"),
+        "console for people, json for machines, journal for systemd's journal with fields of its own; auto is console"
+        " on a terminal, journal where standard error leads there, and json elsewhere.",
+        rules.one_of("auto", "console", "json", "journal"),
+    )
+    numbers: str = _key(
+        "full",
+        "Telephone numbers in log lines: full, or masked down to their last two digits.",
+        rules.one_of("full", "masked"),
     )
 
 
@@ -223,7 +258,14 @@ class Config:
     asterisk: AsteriskConfig = field(
         default_factory=AsteriskConfig, metadata={"section": "What `capconduit render` writes for Asterisk."}
     )
+    voice: VoiceConfig = field(
+        default_factory=VoiceConfig, metadata={"section": "Where Asterisk reaches the process that speaks for agents."}
+    )
     http: HttpConfig = field(default_factory=HttpConfig, metadata={"section": "The HTTP API for sellers."})
+    mail: MailConfig = field(
+        default_factory=MailConfig, metadata={"section": "How reports and notifications leave as e-mail."}
+    )
+    metrics: MetricsConfig = field(default_factory=MetricsConfig, metadata={"section": "Numbers for Prometheus."})
     log: LogConfig = field(default_factory=LogConfig, metadata={"section": "What the daemon logs, on standard error."})
     limits: LimitsConfig = field(
         default_factory=LimitsConfig, metadata={"section": "Bounds of the daemon; the defaults suit one machine."}

@@ -137,6 +137,63 @@ class TargetKind(StrEnum):
     PJSIP = "pjsip"
     IAX2 = "iax2"
     EXTENSION = "extension"
+    AGENT = "agent"
+
+
+class ProviderKind(StrEnum):
+    """Whose voices and models a voice agent uses."""
+
+    OPENAI = "openai"  # or what speaks its protocol
+    AZURE = "azure"
+    DEEPGRAM = "deepgram"
+    OLLAMA = "ollama"
+
+
+class AgentTool(StrEnum):
+    """What a voice agent can do by itself; besides, what MCP servers offer (`mcp:SERVER`, `mcp:SERVER/TOOL`)."""
+
+    HANGUP = "hangup"
+    TRANSFER = "transfer"
+    MESSAGE = "message"
+
+
+class ProviderFault(StrEnum):
+    """Why a request to a provider did not do."""
+
+    DNS = "dns"  # the host's name is not known
+    REFUSED = "refused"  # nobody listens there
+    UNREACHABLE = "unreachable"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    CUT = "cut"  # the connection ended before the answer did
+    REDIRECT = "redirect"
+    KEY = "key"  # not accepted, missing, or not readable
+    FORBIDDEN = "forbidden"
+    PATH = "path"  # nothing of the kind is there
+    MODEL = "model"
+    QUOTA = "quota"
+    SERVER = "server"
+    STATUS = "status"  # another one than was expected
+    ANSWER = "answer"  # too long, or not what the kind answers
+    NO_TEXT = "no_text"  # the provider, or its model, has no text chat
+
+
+class TargetFault(StrEnum):
+    """Why a target that was tested does not take calls."""
+
+    DNS = "dns"  # the host's name is not known
+    REFUSED = "refused"  # nobody listens there
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    TRANSPORT = "transport"  # not one that is asked
+    UNKNOWN = "unknown"  # Asterisk has no such endpoint, peer or extension
+    CONTACT = "contact"  # an endpoint that nobody is registered at
+    UNCONFIGURED = "unconfigured"  # an agent, and voice.url is empty
+    VOICE = "voice"  # what speaks for agents does not answer
+
+
+# Faults of the account: who asks with the same key again is told the same.
+ACCOUNT_FAULTS: Final = frozenset({ProviderFault.KEY, ProviderFault.FORBIDDEN, ProviderFault.QUOTA})
 
 
 class TrunkKind(StrEnum):
@@ -203,6 +260,37 @@ class UserRole(StrEnum):
     SELLER = "seller"
 
 
+class TokenScope(StrEnum):
+    """What a token of the HTTP API may do; of a seller's user only for that seller."""
+
+    CALLS_READ = "calls:read"
+    BALANCE_READ = "balance:read"
+    CAPS_READ = "caps:read"
+    REPORTS_READ = "reports:read"
+    REQUESTS_WRITE = "requests:write"
+    ADMIN = "admin"  # everything, for users who are admins
+
+
+SELLER_SCOPES: Final = tuple(scope for scope in TokenScope if scope is not TokenScope.ADMIN)
+
+
+class RequestStatus(StrEnum):
+    """What became of a seller's request for numbers."""
+
+    OPEN = "open"
+    PARTLY = "partly"  # some numbers were given, the rest is open
+    APPROVED = "approved"  # all numbers were given
+    REJECTED = "rejected"
+    CLOSED = "closed"  # some numbers were given, the rest was refused
+
+
+class StatementGroup(StrEnum):
+    """What the calls of a seller's statement are grouped by."""
+
+    CAMPAIGN = "campaign"
+    RATE = "rate"
+
+
 class LedgerKind(StrEnum):
     """Why money moved."""
 
@@ -210,6 +298,45 @@ class LedgerKind(StrEnum):
     CALL = "call"
     FEE = "fee"
     CORRECTION = "correction"
+
+
+class RollupKind(StrEnum):
+    """What a row of rolled-up calls is the sum of."""
+
+    ALL = "all"  # all calls of the tenant
+    CAMPAIGN = "campaign"  # by campaign
+    DID = "did"  # by campaign and number
+    TRUNK = "trunk"  # by campaign and trunk
+    TARGET = "target"  # by campaign and target: Dials instead of calls
+
+
+class RollupGrain(StrEnum):
+    """Over how much time a row of rolled-up calls sums, in UTC."""
+
+    QUARTER = "quarter"  # of an hour
+    DAY = "day"
+
+
+class ReportBy(StrEnum):
+    """What the lines of a report are about."""
+
+    NOTHING = "nothing"  # all calls together
+    HOUR = "hour"
+    DAY = "day"
+    SELLER = "seller"
+    CAMPAIGN = "campaign"
+    TARGET = "target"
+    DID = "did"
+    TRUNK = "trunk"
+    REASON = "reason"
+
+
+class CallOutcome(StrEnum):
+    """What became of a call, in one word."""
+
+    COMPLETED = "completed"  # answered
+    UNANSWERED = "unanswered"  # dialled, and the caller left or nobody answered
+    REJECTED = "rejected"
 
 
 class HungUpBy(StrEnum):
@@ -228,12 +355,15 @@ class EventKind(StrEnum):
     CALL_ENDED = "call.ended"
     CALL_REJECTED = "call.rejected"
     CALL_ZOMBIE = "call.zombie"
+    CALL_HANGUP = "call.hangup"  # somebody asked for it; the end is told when it has come
     ATTEMPT_STARTED = "attempt.started"
     ATTEMPT_FAILED = "attempt.failed"
     HOLD_EXTENDED = "hold.extended"
     CAP_REACHED = "cap.reached"
     BALANCE_CHANGED = "balance.changed"
     BALANCE_LOW = "balance.low"
+    REQUEST_FILED = "request.filed"
+    REQUEST_DECIDED = "request.decided"
     TARGET_RESTED = "target.rested"
     TARGET_REVIVED = "target.revived"
     SETTLEMENT_DISAGREED = "settlement.disagreed"
@@ -241,6 +371,78 @@ class EventKind(StrEnum):
     ESTATE_CHANGED = "estate.changed"
     NODE_STARTED = "node.started"
     NODE_STOPPED = "node.stopped"
+    DELIVERY_PARKED = "delivery.parked"
+
+
+class FloorMessage(StrEnum):
+    """What the daemon's stream sends to those who watch the floor (docs/control.md)."""
+
+    SNAPSHOT = "snapshot"
+    CALL = "call"
+    CALL_GONE = "call-gone"
+    CAP = "cap"
+    BALANCE = "balance"
+    TARGET = "target"
+    CAMPAIGN = "campaign"
+    EVENT = "event"
+    HEALTH = "health"
+    LOST = "lost"
+
+
+class FeedKind(StrEnum):
+    """How true what the terminal UI shows is."""
+
+    WAITING = "waiting"  # nothing is known yet
+    LIVE = "live"
+    STALE = "stale"  # the last known: the daemon is away or silent
+    REPLAY = "replay"
+
+
+class ReceiverKind(StrEnum):
+    """How an event leaves: a signed HTTP request, or a command that reads it."""
+
+    HTTP = "http"
+    COMMAND = "command"
+
+
+class ReceiverStatus(StrEnum):
+    """Whether a receiver is given what waits for it; a paused one's events wait."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+
+
+class DeliveryState(StrEnum):
+    """Life of one event on its way to one receiver. Parked: given up until an operator retries it."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    PARKED = "parked"
+
+
+class NoticeChannel(StrEnum):
+    """How a notification reaches a user; `list`: it stands in `notification list` alone."""
+
+    LIST = "list"
+    EMAIL = "email"
+    WEBHOOK = "webhook"
+    COMMAND = "command"
+
+
+class NoticeKind(StrEnum):
+    """What a user is told of."""
+
+    BALANCE_LOW = "balance.low"
+    CAP_NEARLY = "cap.nearly"  # four fifths of it are used
+    CAP_REACHED = "cap.reached"
+    TARGET_RESTED = "target.rested"
+    TARGET_REVIVED = "target.revived"
+    REQUEST_FILED = "request.filed"
+    REQUEST_DECIDED = "request.decided"
+    ABUSE_DETECTED = "abuse.detected"
+    DAEMON_LOST = "daemon.lost"
+    AMI_DOWN = "ami.down"
+    DELIVERY_PARKED = "delivery.parked"
 
 
 class AbuseKind(StrEnum):

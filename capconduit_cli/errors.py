@@ -81,7 +81,8 @@ def _told(error: BaseException) -> int:
             return ExitCode.REFUSED
         case OSError() if error.filename is not None:
             tell("file-failed", f"{error.filename}: {error.strerror}", "check the path and its permissions")
-            return ExitCode.REFUSED
+            # A file that was named and is not there is a slip on the command line, whichever command it is.
+            return ExitCode.USAGE if isinstance(error, FileNotFoundError) else ExitCode.REFUSED
     name = type(error).__name__
     tell(
         "bug",

@@ -37,7 +37,8 @@ def read_text(path: Path) -> str:
         with path.open(encoding="utf-8") as file:
             return file.read(MAX_BYTES + 1).removeprefix(_BOM)
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no name of a file
-        raise UsageError("estate-unreadable", f"{path}: {error}", "give a readable UTF-8 file") from None
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError("estate-unreadable", f"{path}: {why}", "give a readable UTF-8 file") from None
 
 
 def read_document(path: Path) -> Document:

@@ -44,7 +44,19 @@ def _campaigns(made: Office) -> Iterable[Offer]:
 def _targets(made: Office) -> Iterable[Offer]:
     from capconduit.services.targets import list_targets
 
-    return ((view.target.name, view.target.address) for view in list_targets(made))
+    return ((view.target.name, view.target.address or f"agent {view.agent}") for view in list_targets(made))
+
+
+def _providers(made: Office) -> Iterable[Offer]:
+    from capconduit.services.providers import list_providers
+
+    return ((provider.name, f"{provider.kind} {provider.model}".rstrip()) for provider in list_providers(made))
+
+
+def _agents(made: Office) -> Iterable[Offer]:
+    from capconduit.services.agents import list_agents
+
+    return ((view.agent.name, ", ".join(view.providers)) for view in list_agents(made))
 
 
 def _schedules(made: Office) -> Iterable[Offer]:
@@ -93,6 +105,25 @@ def _settings(made: Office) -> Iterable[Offer]:
     return ((view.name, view.description) for view in list_settings(made))
 
 
+def _users(made: Office) -> Iterable[Offer]:
+    from capconduit.services.users import list_users
+
+    return ((view.user.name, f"{view.user.role}, {view.user.status}") for view in list_users(made))
+
+
+def _tokens(made: Office) -> Iterable[Offer]:
+    from capconduit.services.tokens import list_tokens
+
+    return ((view.token.name, view.user) for view in list_tokens(made))
+
+
+def _requests(made: Office) -> Iterable[Offer]:
+    from capconduit.services.requests import list_requests
+
+    views = list_requests(made)
+    return ((v.request.id, f"{v.seller}, {v.request.quantity} {v.request.area}, {v.request.status}") for v in views)
+
+
 _RECENT: Final = 50
 
 SELLERS: Final = names_in_office(_sellers)
@@ -100,6 +131,8 @@ RATES: Final = names_in_office(_rates)
 TRUNKS: Final = names_in_office(_trunks)
 CAMPAIGNS: Final = names_in_office(_campaigns)
 TARGETS: Final = names_in_office(_targets)
+PROVIDERS: Final = names_in_office(_providers)
+AGENTS: Final = names_in_office(_agents)
 SCHEDULES: Final = names_in_office(_schedules)
 BLOCKS: Final = names_in_office(_blocks)
 RULES: Final = names_in_office(_rules)
@@ -107,6 +140,9 @@ DIDS: Final = names_in_office(_dids)
 CALLS: Final = names_in_office(_calls)
 CDRS: Final = names_in_office(_ended_calls)
 SETTINGS: Final = names_in_office(_settings)
+USERS: Final = names_in_office(_users)
+TOKENS: Final = names_in_office(_tokens)
+REQUESTS: Final = names_in_office(_requests)
 ANY_CALLS: Final = names_in_office(_all_calls)
 
 _OF_SCOPE: Final = {
@@ -155,9 +191,16 @@ RateName = Annotated[str, name_argument(RATES, "RATE", "The rate's name.")]
 TrunkName = Annotated[str, name_argument(TRUNKS, "TRUNK", "The trunk's name.")]
 CampaignName = Annotated[str, name_argument(CAMPAIGNS, "CAMPAIGN", "The campaign's name.")]
 TargetName = Annotated[str, name_argument(TARGETS, "TARGET", "The target's name.")]
+ProviderName = Annotated[str, name_argument(PROVIDERS, "PROVIDER", "The provider's name.")]
+AgentName = Annotated[str, name_argument(AGENTS, "AGENT", "The agent's name.")]
 ScheduleName = Annotated[str, name_argument(SCHEDULES, "SCHEDULE", "The schedule's name.")]
 BlockName = Annotated[str, name_argument(BLOCKS, "BLOCK", "Its pattern, in any notation of numbers, or its id.")]
 Number = Annotated[str, name_argument(DIDS, "NUMBER", "The number, in any usual notation.")]
+UserName = Annotated[str, name_argument(USERS, "USER", "The user's name.")]
+TokenName = Annotated[str, name_argument(TOKENS, "TOKEN", "The token's name.")]
+RequestId = Annotated[
+    str, name_argument(REQUESTS, "REQUEST", "The request's id; the beginning or end of one is enough.")
+]
 SettingName = Annotated[str, name_argument(SETTINGS, "SETTING", "The setting's name.")]
 CALL_HELP: Final = (
     "The call's id or Asterisk's uniqueid; the beginning or end of one is enough where it is unambiguous."

@@ -16,7 +16,7 @@ import typer
 
 from capconduit.errors import UsageError
 from capconduit_cli.app import CliState, state
-from capconduit_cli.output import ChangeOutput, Column, Row, emit_one, notice
+from capconduit_cli.output import ChangeOutput, Column, ListOutput, Row, emit_one, emit_rows, notice
 from capconduit_cli.output import confirm as ask
 
 if TYPE_CHECKING:
@@ -74,6 +74,13 @@ def names_in_office(read: Callable[[Office], Iterable[Offer]]) -> Callable[[CliS
 def emit_change(made: Office, row: Row, columns: Sequence[Column], out: ChangeOutput) -> None:
     """Print what a change made; with `--dry-run`, what it would have made, and say so."""
     emit_one(row, columns, out)
+    if made.dry_run:
+        notice(NOTHING_CHANGED)
+
+
+def emit_changes(made: Office, rows: Iterable[Row], columns: Sequence[Column], out: ChangeOutput) -> None:
+    """The same for several things, as a list."""
+    emit_rows(rows, columns, ListOutput(output=out.output, json=out.json))
     if made.dry_run:
         notice(NOTHING_CHANGED)
 

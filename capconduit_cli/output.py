@@ -15,7 +15,7 @@ import typer
 
 from capconduit.errors import Refused, UsageError
 from capconduit.units import format_duration, format_instant, format_micros, parse_duration_ms, parse_money
-from capconduit_cli.text import cells, json_safe, printable
+from capconduit_cli.text import cells, csv_safe, json_safe, printable
 from capconduit_cli.typer_seam import Bundle
 
 Row = Mapping[str, object]
@@ -24,6 +24,7 @@ Row = Mapping[str, object]
 RICH_ROWS: Final = 500
 NARROW: Final = 8  # texts of a drawn table are not cut below this
 NO_VALUE: Final = "-"
+NOTHING: Final = "nothing to show"
 GAP: Final = "  "
 
 
@@ -50,6 +51,8 @@ class Kind(StrEnum):
     | bool | bool | true | yes |
     | names | sequence of str | ["a", "b"] (CSV: a b) | a, b |
     | quantity | Quantity | 5, or "25.500000" of money | 5, 8m20s, 25.50 USD |
+    | percent | int, hundredths of a percent | 41.67 | 41.7% |
+    | hundredths | int, hundredths | 12.35 | 12.35 |
     | any | whatever JSON has | as it is (CSV: JSON) | as it is |
     """
 
@@ -61,6 +64,8 @@ class Kind(StrEnum):
     BOOL = "bool"
     NAMES = "names"
     QUANTITY = "quantity"
+    PERCENT = "percent"
+    HUNDREDTHS = "hundredths"
     ANY = "any"
 
 
@@ -96,7 +101,7 @@ class Quantity:
         return str(self.value)
 
 
-_RIGHT: Final = frozenset({Kind.MONEY, Kind.INT, Kind.DURATION, Kind.QUANTITY})
+_RIGHT: Final = frozenset({Kind.MONEY, Kind.INT, Kind.DURATION, Kind.QUANTITY, Kind.PERCENT, Kind.HUNDREDTHS})
 _CUTTABLE: Final = frozenset({Kind.TEXT, Kind.NAMES, Kind.ANY})
 
 
@@ -158,9 +163,15 @@ class ListOutput(ShowOutput):
         str | None, typer.Option("--sort", metavar="[-]FIELD", help="Sort by a field; with - from high to low.")
     ] = None
     filter: Annotated[
-        list[str], typer.Option("--filter", metavar="FIELD=VALUE", help="Only rows whose field has this value.")
+        list[str],
+        typer.Option(
+            "--filter", metavar="FIELD=VALUE", help="Only rows whose field is VALUE; FIELD~PART: contains it."
+        ),
     ] = field(default_factory=list)
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="At most N rows.")] = None
+
+
+Writer = Callable[[Iterable[Row], Sequence[Column]], None]
 
 
 def pick(columns: Sequence[Column], name: str) -> Column:
@@ -184,12 +195,33 @@ def _chosen(columns: Sequence[Column], fields: str | None, form: OutputFormat) -
 # Rows --------------------------------------------------------------------------------------------------------------
 
 
-def emit_rows(rows: Iterable[Row], columns: Sequence[Column], opts: ListOutput) -> None:
-    """Print rows to stdout in the form asked for, filtered, then sorted, then limited.
+def emit_rows(
+    rows: Iterable[Row],
+    columns: Sequence[Column],
+    opts: ListOutput,
+    write: Writer | None = None,
+    *,
+    empty: str = NOTHING,
+) -> None:
+    """Print rows to stdout in the form asked for (or by `write`), filtered, then sorted, then limited.
+
+    A table without a row says `empty` to a person at a terminal; empty text where the command says so itself.
 
     Rows are read one by one except where sorting or a table needs them all. Raises UsageError for unknown fields
     before the first row is read.
     """
+    kept, chosen = select_rows(rows, columns, opts)
+    if empty and opts.format is OutputFormat.TABLE and write is None and sys.stdout.isatty() and sys.stderr.isatty():
+        kept = list(kept)  # a table needs them all in any case
+        if not kept:
+            notice(empty)
+    (write or _WRITERS[opts.format])(kept, chosen)
+
+
+def select_rows(
+    rows: Iterable[Row], columns: Sequence[Column], opts: ListOutput
+) -> tuple[Iterable[Row], Sequence[Column]]:
+    """The rows and columns that `opts` choose: filtered, then sorted, then limited. Raises UsageError."""
     _check_columns(columns)
     chosen = _chosen(columns, opts.fields, opts.format)
     order = pick(columns, opts.sort.removeprefix("-")) if opts.sort else None
@@ -199,7 +231,7 @@ def emit_rows(rows: Iterable[Row], columns: Sequence[Column], opts: ListOutput) 
         kept = _sorted(kept, order, descending=(opts.sort or "").startswith("-"))
     if opts.limit is not None:
         kept = itertools.islice(kept, opts.limit)
-    _WRITERS[opts.format](kept, chosen)
+    return kept, chosen
 
 
 def emit_one(row: Row, columns: Sequence[Column], opts: ChangeOutput) -> None:
@@ -246,11 +278,17 @@ def _sorted(rows: Iterable[Row], column: Column, *, descending: bool) -> list[Ro
 
 
 def _test(columns: Sequence[Column], text: str) -> Callable[[Row], bool]:
-    """What `field=value` demands of a row; an empty value demands that there is none."""
-    name, equals, wanted = text.partition("=")
-    if not equals:
-        raise UsageError("filter-invalid", f"{text!r} is not a filter", "write it like --filter status=active")
+    """What `field=value` demands of a row, or `field~part`; an empty value demands that there is none."""
+    sign = min("=~", key=lambda s: text.find(s) % (len(text) + 1))  # whichever comes first
+    name, found, wanted = text.partition(sign)
+    if not found:
+        raise UsageError(
+            "filter-invalid", f"{text!r} is not a filter", "write it like --filter status=active or --filter name~sol"
+        )
     column = pick(columns, name.strip())
+    if sign == "~":
+        part = wanted.casefold()
+        return lambda row: part in _text(column, column.value(row)).casefold()
     if not wanted:
         return lambda row: column.value(row) in (None, "", (), [])
     match column.kind:
@@ -289,6 +327,8 @@ def _json(column: Column, value: Any) -> object:
             return list(value)
         case Kind.QUANTITY:
             return value.plain
+        case Kind.PERCENT | Kind.HUNDREDTHS:
+            return value / 100
         case _:
             return value
 
@@ -326,8 +366,27 @@ def _cell(column: Column, value: Any) -> str:
             return printable(", ".join(value)) or NO_VALUE
         case Kind.QUANTITY:
             return str(value.words)
+        case Kind.PERCENT:
+            return f"{value / 100:.1f}%"
+        case Kind.HUNDREDTHS:
+            return f"{value / 100:.2f}"
         case _:
             return printable(_text(column, value))
+
+
+def shown(column: Column, value: Any) -> str:
+    """The value as a table shows it to people."""
+    return _cell(column, value)
+
+
+def heading(column: Column) -> str:
+    """The column's heading in a table."""
+    return _heading(column)
+
+
+def is_right(column: Column) -> bool:
+    """Whether tables align it to the right, as numbers are."""
+    return column.kind in _RIGHT
 
 
 def _dumps(value: object, indent: int | None = None) -> str:
@@ -372,7 +431,7 @@ def _write_csv(rows: Iterable[Row], columns: Sequence[Column]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([column.key for column in columns])
     for row in rows:
-        writer.writerow([printable(_text(column, column.value(row))) for column in columns])
+        writer.writerow([csv_safe(printable(_text(column, column.value(row)))) for column in columns])
 
 
 def _write_plain(rows: Iterable[Row], columns: Sequence[Column]) -> None:
@@ -469,8 +528,10 @@ def notice(text: str) -> None:
     print(printable(text), file=sys.stderr)  # noqa: T201  # stderr is for people
 
 
-def confirm(question: str, *, yes: bool) -> None:
+def confirm(question: str, *, yes: bool, default: bool = False) -> None:
     """Ask before something is destroyed. Returns when the answer is yes or `--yes` was given.
+
+    `default` is what Enter alone says; the end of the input is never a yes.
 
     Raises UsageError without a terminal to ask on, Refused when the answer is anything else.
     """
@@ -478,7 +539,9 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("confirmation-needed", f"{question} There is no terminal to ask on", "give --yes to do it")
-    sys.stderr.write(f"{printable(question)} [y/N] ")
+    sys.stderr.write(f"{printable(question)} [{'Y/n' if default else 'y/N'}] ")
     sys.stderr.flush()
-    if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
+    line = sys.stdin.readline()
+    answer = line.strip().casefold() or ("y" if default and line else "")
+    if answer not in ("y", "yes"):
         raise Refused("not-confirmed", "nothing was changed")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from capconduit_cli.output import Column, Kind, ListOutput, Row, emit_rows, notice
+from capconduit_cli.output import Column, Kind, ListOutput, Row, emit_rows, notice, select_rows
 
 if TYPE_CHECKING:
     from capconduit.domain.model import Entity
@@ -41,15 +41,17 @@ def emit_recent(
 ) -> None:
     """Print the newest rows; says on stderr where there are more. `rows` come newest first, and are read no further
     than needed."""
-    source = iter(rows)
-    count = 0
+    found, _ = select_rows(map(to_row, rows), columns, replace(out, limit=out.limit + 1))
+    more = False
 
-    def counted() -> Iterator[Row]:
-        nonlocal count
-        for item in source:
-            count += 1
-            yield to_row(item)
+    def newest() -> Iterator[Row]:
+        nonlocal more
+        for count, row in enumerate(found):
+            if count == out.limit:
+                more = True
+                return
+            yield row
 
-    emit_rows(counted(), columns, out)
-    if count > out.limit or next(source, None) is not None:
+    emit_rows(newest(), columns, ListOutput(output=out.format, fields=out.fields))
+    if more:
         notice(f"no more than {out.limit} are shown: --limit N shows more")

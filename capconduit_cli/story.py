@@ -20,7 +20,7 @@ from capconduit.vocab import (
 from capconduit_cli.output import Quantity, Unit
 
 if TYPE_CHECKING:
-    from capconduit.domain.model import Attempt, Cdr, Event, Hold, LedgerEntry
+    from capconduit.domain.model import Attempt, Call, Cdr, Event, Hold, LedgerEntry
     from capconduit.domain.rating import Tariff
     from capconduit.domain.trace import Check
     from capconduit.services.calls import PlaceView, Story
@@ -48,12 +48,14 @@ _BLOCKED_FOR: Final[Mapping[str, str]] = {
 def check_json(check: Check) -> dict[str, Any]:
     """A check as JSON: its name, whether it passed, and its numbers; money as decimal text."""
     money_keys = {*_MONEY_DETAILS, *(_CAP_NUMBERS if check.detail.get("metric") == CapMetric.SPEND else ())}
-    details = {
+    details: dict[str, Any] = {
         key: format_micros(value) if key in money_keys and type(value) is int else value
         for key, value in check.detail.items()
     }
     if details.get("window") == WindowKind.NONE:
         details["window"] = None  # as everywhere in JSON
+    for key in [key for key in details if key.endswith("_ms")]:
+        details[key.removesuffix("_ms")] = _instant(details.pop(key))
     return {"check": check.name, "ok": check.ok, **details}
 
 
@@ -251,6 +253,19 @@ def _check_words(check: Check, currency: str) -> str:
                 return f"{d['campaign']} is {d['status']}"
             case "target":
                 return f"{d['target']}: {why_words(d['why'])}"
+            case "rule":
+                return (
+                    f"no rule of {d['campaign']} leads to {d['target']}; its targets: {', '.join(d['targets']) or '-'}"
+                )
+            case "target.paused" | "rule.paused":
+                return f"{d.get('rule') or d['target']} is paused"
+            case "target.schedule":
+                opens = "never" if d["opens_ms"] is None else format_instant(d["opens_ms"])
+                return f"{d['target']} is closed in {d['zone']}; opens {opens}"
+            case "target.rest":
+                return f"{d['target']}: {why_words(d['why'])}, until {format_instant(d['until_ms'])}"
+            case "strategy" if "place" in d:
+                return _turn_words(d)
             case "strategy":
                 return f"{d['strategy']}: {', '.join(d['order'])}"
             case name if name.startswith("cap."):
@@ -260,6 +275,14 @@ def _check_words(check: Check, currency: str) -> str:
     except (KeyError, TypeError):
         pass  # a trace that another version wrote: its numbers are shown as they are
     return ", ".join(f"{key} {value}" for key, value in d.items())
+
+
+def _turn_words(d: Mapping[str, Any]) -> str:
+    """Why another target comes first."""
+    return (
+        f"{d['strategy']}: number {d['place']} after {d['first']} (priority {d['priority']}, weight {d['weight']};"
+        f" {d['first']}: {d['first_priority']}, {d['first_weight']}); at most {d['max_attempts']} are tried"
+    )
 
 
 def _balance_words(d: Mapping[str, Any], currency: str) -> str:
@@ -306,8 +329,8 @@ def summary(story: Story) -> str:
     return f"not answered, {cdr.dialstatus or 'ended without a Dial'}"
 
 
-def story_lines(story: Story) -> Iterator[str]:
-    """The story as a timeline; instants are counted from the arrival."""
+def story_lines(story: Story, now_ms: int | None = None) -> Iterator[str]:
+    """The story as a timeline; instants are counted from the arrival. `now_ms` says how far a live call is now."""
     call, cdr = (story.call.call if story.call else None), story.cdr
     head = call or cdr
     assert head is not None  # `tell` finds one of them
@@ -322,11 +345,29 @@ def story_lines(story: Story) -> Iterator[str]:
     marks = [*_decision_marks(story, currency), *_attempt_marks(story.attempts), *_event_marks(story, currency)]
     if cdr is not None:
         marks.append((cdr.ended_ms, *_end_mark(cdr)))
+    elif call is not None and now_ms is not None:
+        marks.append((max(now_ms, *(mark[0] for mark in marks)), _now_words(call, story.hold, now_ms), ()))
     for at_ms, title, lines in sorted(marks, key=lambda mark: mark[0]):
         yield f"  {_since(at_ms - arrived_ms)}  {title}"
         yield from (f"{'':14}{line}" for line in lines)
     yield from _money_lines(story, currency)
     yield from _place_lines(story.places, call.state if call else "", currency)
+    if cdr is not None and cdr.reject_code and not story.attempts:
+        caller = f" --from {cdr.caller_e164}" if cdr.caller_e164 else ""
+        yield ""
+        yield f"would it go through now?  capconduit route {cdr.did}{caller}"
+
+
+def _now_words(call: Call, hold: Hold | None, now_ms: int) -> str:
+    """How far a live call is: what it talked, and until when that is paid for."""
+    talked = f", {format_duration(max(now_ms - call.answered_ms, 0))} of talk" if call.answered_ms is not None else ""
+    if hold is None or hold.state is not HoldState.OPEN:
+        return f"now: {call.state}{talked}"
+    left_ms = hold.expires_ms - now_ms
+    when = f"is used up in {format_duration(left_ms)}"
+    if left_ms < 0:
+        when = f"was used up {format_duration(-left_ms)} ago"
+    return f"now: {call.state}{talked}; what is held for it {when}"
 
 
 Mark = tuple[int, str, Sequence[str]]

@@ -37,3 +37,22 @@ def cells(text: str) -> int:
 
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(unicodedata.combining(c) != 0 for c in text)
+
+
+# What a spreadsheet takes for a formula; apostrophes before it are those of `csv_safe`, or look like them.
+_FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+
+
+def csv_safe(text: str) -> str:
+    """A text as CSV has it: one that a spreadsheet would compute (`=HYPERLINK(…)`, `@SUM(…)`) gets an apostrophe before
+    it. Numbers keep their sign, telephone numbers in E.164 too: a spreadsheet reads them, and computes nothing.
+
+    `csv_plain` takes the apostrophe away again.
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def csv_plain(text: str) -> str:
+    """The text that `csv_safe` made safe; any other text as it is."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

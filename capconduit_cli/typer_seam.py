@@ -327,6 +327,8 @@ class Group(TyperGroup):
             known = self.list_commands(ctx)
             near = difflib.get_close_matches(args[0], known, 2)
             hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"see `{ctx.command_path} --help`"
+            if args[0] == "export" and "import" in known:
+                hint = f"`{ctx.command_path} list -o csv` writes what `import` reads"
             where = f" of {ctx.command_path!r}" if ctx.parent else ""
             raise UsageError("command-unknown", f"no command {args[0]!r}{where}", hint)
         return (args[0] if command else None), command, args[1:]
@@ -440,11 +442,23 @@ def _expand_bundles(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(**values: Any) -> Any:
         for name, cls in bundles.items():
             values[name] = cls(**{item.name: values.pop(item.name) for item in fields(cls)})  # type: ignore[arg-type]  # bundles are dataclasses
+        _check_span(values.get("since"), values.get("until"))
         return function(**values)
 
     call.__dict__["__signature__"] = inspect.Signature(parameters)
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     return call
+
+
+def _check_span(since: object, until: object) -> None:
+    """`--since` and `--until` the wrong way round would find nothing, in silence. Raises UsageError."""
+    if isinstance(since, int) and isinstance(until, int) and since > until:
+        from capconduit.units import format_instant  # --help does not need it
+
+        first, last = (format_instant(ms)[:19] + "Z" for ms in (since, until))
+        raise UsageError(
+            "span-inverted", f"--since {first} is after --until {last}", "give the earlier time to --since"
+        )
 
 
 def _bundle_parameters(bundle: type[Bundle]) -> Iterator[inspect.Parameter]:

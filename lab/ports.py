@@ -14,19 +14,23 @@ LOOPBACK: Final = "127.0.0.1"
 RTP_PORTS: Final = 400  # per Asterisk: two per leg
 MEDIA_SPACING: Final = 10  # SIPp binds mp and mp + 2; agents that are closer exit without a word
 TRIES: Final = 200
-_FIRST, _LAST = 20_000, 32_000  # below Linux' ephemeral ports (32768 and up)
+# Below Linux' ephemeral ports (32768 and up), which any client may have at the wrong moment.
+_SINGLE: Final = (12_000, 20_000)
+_RANGES: Final = (20_000, 32_000)
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port of 127.0.0.1 that nobody has at this moment, for TCP or, with SOCK_DGRAM, UDP."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody has at this moment, for TCP or, with SOCK_DGRAM, UDP. Raises LabError."""
+    low, high = _own_share(_SINGLE)
+    for _ in range(TRIES):
+        if is_free(port := random.randrange(low, high), kind):
+            return port
+    raise LabError("no free port")
 
 
 def free_udp_range(count: int, align: int = 2) -> int:
     """The first of `count` UDP ports in a row that are all free, a multiple of `align`. Raises LabError."""
-    low, high = _own_share()
+    low, high = _own_share(_RANGES)
     for _ in range(TRIES):
         first = random.randrange(low, high - count) // align * align
         if all(is_free(port) for port in range(first, first + count)):
@@ -34,11 +38,11 @@ def free_udp_range(count: int, align: int = 2) -> int:
     raise LabError(f"no {count} free UDP ports in a row")
 
 
-def _own_share() -> tuple[int, int]:
+def _own_share(ports: tuple[int, int]) -> tuple[int, int]:
     """Test runs side by side look in different places: between looking and binding, a port is nobody's."""
     workers, name = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), os.environ.get("PYTEST_XDIST_WORKER", "gw0")
-    width = (_LAST - _FIRST) // workers
-    low = _FIRST + int(name.removeprefix("gw")) * width
+    width = (ports[1] - ports[0]) // workers
+    low = ports[0] + int(name.removeprefix("gw")) * width
     return low, low + width
 
 

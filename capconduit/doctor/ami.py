@@ -163,9 +163,9 @@ def parse_actions(fields: Mapping[str, str]) -> Mapping[str, frozenset[str]]:
 def _login(scene: Scene) -> Iterable[Finding]:
     ami = scene.config.ami
     if not ami.enabled:
+        missing = "ami.secret file:/etc/capconduit/ami.secret" if ami.host else "ami.host 127.0.0.1"
         yield OFF.found(
-            "ami.host or ami.secret is empty",
-            fix="capconduit config set ami.secret file:/etc/capconduit/ami.secret && capconduit install",
+            f"{missing.partition(' ')[0]} is empty", fix=f"capconduit config set {missing} && capconduit install"
         )
         return
     for user in _users(scene):

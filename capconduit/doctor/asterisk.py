@@ -46,9 +46,9 @@ MODULE_WANTED = Fault(
 )
 REPLACES = Fault(
     "asterisk-calls-stolen",
-    Severity.ERROR,
-    "a phone at a trunk's address can take over a call with INVITE and Replaces, whatever allow_transfer says: it then"
-    " goes on without cap, price or limit",
+    Severity.WARNING,
+    "a phone at a trunk's address can take over a call with INVITE and Replaces, whatever allow_transfer says; the"
+    " dialplan ends such a call, so whoever does that cuts the talk of others",
 )
 SYSTEM_NAME = Fault(
     "asterisk-system-name",

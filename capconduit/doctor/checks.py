@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Final
 
-from capconduit.doctor import ami, asterisk, daemon, database, dialplan, machine, network, secrets
+from capconduit.doctor import ami, asterisk, daemon, database, dialplan, machine, network, secrets, voice
 from capconduit.doctor.findings import Check
 from capconduit.errors import UsageError
 
@@ -18,6 +18,7 @@ CHECKS: Final[Sequence[Check]] = (
     *database.CHECKS,
     *secrets.CHECKS,
     *network.CHECKS,
+    *voice.CHECKS,
     *daemon.CHECKS,
 )
 

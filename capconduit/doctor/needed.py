@@ -19,7 +19,8 @@ APPLICATIONS: Final[Mapping[str, str]] = {
     "ExecIf": "app_exec.so", "Gosub": "app_stack.so", "GosubIf": "app_stack.so", "Goto": CORE, "GotoIf": CORE,
     "Hangup": CORE, "MSet": CORE, "MixMonitor": "app_mixmonitor.so", "NoOp": CORE, "PJSIPHangup": "chan_pjsip.so",
     "Playback": "app_playback.so", "Proceeding": CORE, "Progress": CORE, "Return": "app_stack.so", "Ringing": CORE,
-    "Set": CORE, "StackPop": "app_stack.so", "StopMixMonitor": "app_mixmonitor.so", "TryExec": "app_exec.so",
+    "Set": CORE, "SoftHangup": "app_softhangup.so", "StackPop": "app_stack.so", "StopMixMonitor": "app_mixmonitor.so",
+    "TryExec": "app_exec.so",
     "Verbose": "app_verbose.so", "Wait": CORE, "WaitExten": CORE,
 }  # fmt: skip
 
@@ -62,6 +63,7 @@ PJSIP_WANTED: Final[tuple[tuple[str, str, str, str], ...]] = (
 )
 BEEP: Final = "bridge_builtin_interval_features.so"
 RECORDS: Final = "cdr_custom.so"
+VOICE: Final = ("res_http_websocket.so", "res_websocket_client.so", "chan_websocket.so")
 
 # A whole line of dialplan: what comes after `exten => name,priority` or `same => n(label)`.
 _LINE: Final = re.compile(r"^(?:exten\s*=>?\s*[^,]+,|same\s*=>?\s*)\s*[^,(]+(?:\([^)]*\))?\s*,(.*)$")
@@ -72,7 +74,8 @@ _COMMENT: Final = re.compile(r"(?<!\\);.*")
 def module_needs(files: Mapping[str, str]) -> Mapping[str, tuple[str, bool]]:
     """Module → (what for, whether calls do not work without it), of rendered files by name."""
     needs: dict[str, tuple[str, bool]] = {}
-    for module, why, vital in (*_of_dialplan(files), *_of_pjsip(files), *_of_iax(files), *_of_records(files)):
+    of_all = (*_of_dialplan(files), *_of_pjsip(files), *_of_iax(files), *_of_records(files), *_of_voice(files))
+    for module, why, vital in of_all:
         needs.setdefault(module, (why, vital))
     return needs
 
@@ -129,3 +132,9 @@ def _of_iax(files: Mapping[str, str]) -> Iterator[tuple[str, str, bool]]:
 def _of_records(files: Mapping[str, str]) -> Iterator[tuple[str, str, bool]]:
     if files.get("cdr_custom.conf"):
         yield RECORDS, "there is no second record of calls in Asterisk's cdr-custom directory", False
+
+
+def _of_voice(files: Mapping[str, str]) -> Iterator[tuple[str, str, bool]]:
+    if files.get("websocket_client.conf"):
+        for module in VOICE:
+            yield module, "without it no agent answers, and calls to agents go on to the next target", False

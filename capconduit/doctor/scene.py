@@ -175,7 +175,8 @@ class Scene:
         from capconduit.config import resolve_secret
 
         if not self.config.ami.enabled:
-            raise CannotTell("AMI is off", "capconduit config set ami.secret file:/etc/capconduit/ami.secret")
+            missing = "ami.secret file:/etc/capconduit/ami.secret" if self.config.ami.host else "ami.host 127.0.0.1"
+            raise CannotTell("AMI is off", f"capconduit config set {missing}")
 
         def log_in() -> AmiUser:
             user = self.doors.open_ami(name, resolve_secret(reference, self.doors.env))

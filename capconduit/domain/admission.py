@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import DialAnswer, RejectAnswer, RouteAnswer, RouteRequest
+from capconduit.domain.dialing import dial_of_attempt
 from capconduit.domain.estate import Estate
 from capconduit.domain.events import Ids
 from capconduit.domain.events import event as event  # services know it by this name
@@ -217,7 +218,7 @@ def _attempt(call: Call, candidate: Candidate, number: int, first: int, ring_s: 
         target_id=offer.target.id,
         target_name=offer.target.name,
         rule_id=offer.rule.id,
-        dial=offer.dial,
+        dial=dial_of_attempt(offer.dial, call.id, number),
         ring_s=ring_s,
         started_ms=now_ms,
         rang_ms=None,

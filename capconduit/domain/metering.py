@@ -8,6 +8,7 @@ from dataclasses import replace
 from capconduit.domain.admission import caps_filled, legs_of, priced, release
 from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import AnsweredAnswer, AnswerReport, ExtendAnswer, ExtendRequest
+from capconduit.domain.dialing import as_told
 from capconduit.domain.estate import Estate
 from capconduit.domain.events import Ids, event
 from capconduit.domain.model import Attempt, Call, Place
@@ -129,7 +130,7 @@ def winning_leg(legs: Sequence[Attempt], dial: str) -> Attempt | None:
     alive = [leg for leg in legs if leg.ended_ms is None]
     if len(alive) == 1:
         return alive[0]
-    return next((leg for leg in alive if dial and leg.dial == dial), None)
+    return next((leg for leg in alive if dial and dial in (leg.dial, as_told(leg.dial))), None)
 
 
 def _end_losers(

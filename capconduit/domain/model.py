@@ -54,11 +54,16 @@ class Entity:
 
 @record
 class User(Entity):
-    """A person or business that signs in."""
+    """A person or business that signs in. `seller_id`: the account that a user of role seller belongs to.
+
+    `email`: where notifications go; empty: none.
+    """
 
     name: str
     role: UserRole
     status: Status
+    email: str
+    seller_id: str | None
 
 
 @record
@@ -197,6 +202,7 @@ class Target(Entity):
     schedule_id: str | None
     rate_id: str | None
     payout_rate_id: str | None
+    agent_id: str | None = None  # of kind agent: whose profile answers; it has no address
 
 
 @record

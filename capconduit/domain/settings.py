@@ -67,6 +67,15 @@ class Settings:
         5, "times the average of the twelve windows before that a trunk's calls are told of; 0: never"
     )
     abuse_block: str = _setting("off", "how long a caller found in abuse is blocked, like 1h; off: never")
+    webhook_timeout_s: int = _setting(10, "seconds a receiver of events has to answer, and a command to end")
+    webhook_retry_s: int = _setting(
+        1, "seconds before an event that was not taken is sent again, at most; each time twice as long, up to an hour"
+    )
+    webhook_tries: int = _setting(15, "times an event is sent in vain before it is parked, with those that follow it")
+    webhook_give_up_h: int = _setting(24, "hours after which an event that is not taken is parked, however often tried")
+    webhook_keep_days: int = _setting(3, "days that deliveries are kept, and that events wait for a receiver")
+    notification_keep_days: int = _setting(90, "days that notifications are kept")
+    transcripts: str = _setting("off", "whether agents that are told to may keep what is said: on or off")
 
 
 def setting_descriptions() -> dict[str, tuple[str, object, str]]:

@@ -194,11 +194,17 @@ def render(document: Document, *, former: str = "") -> str:
                 place = place.setdefault(part, {})
             place[key[-1]] = _written(noun, rows[key])
         top[noun.name] = tables
-    text = "\n".join([tomli_w.dumps(top), *_block_tables(document)])
+    text = "\n".join([_toml_of(top), *_block_tables(document)])
     if not former:
         return text
     _toml(former, "the file with the comments")
     return Comments.of(former).put_into(text)
+
+
+def _toml_of(top: dict[str, Any]) -> str:
+    """Texts of several lines as such, for people; unless one has a carriage return, which tomli-w would drop there."""
+    text = tomli_w.dumps(top)
+    return tomli_w.dumps(top, multiline_strings=True) if "\\n" in text and "\\r" not in text else text
 
 
 def _written(noun: Noun, values: Values) -> dict[str, Any]:

@@ -10,6 +10,8 @@ ABOUT: Final[Mapping[str, str]] = {
     "schedule": "Opening hours of campaigns and targets.",
     "trunk": "A carrier: who may send calls, and where calls go out. Render again after a change.",
     "seller": "A seller and the account that comes with it. Money is never moved by a file.",
+    "provider": "An account at a provider of voices and models. Its key is never in the file, only where it is.",
+    "agent": "The profile of a voice agent; targets of kind agent lead to it.",
     "target": "Where a call can be forwarded.",
     "campaign": "A seller's stream of calls.",
     "rule": "Lets the calls of a campaign go to a target.",
@@ -59,9 +61,36 @@ FIELDS: Final[Mapping[str, Mapping[str, tuple[str, str | None]]]] = {
         "low_balance": ("Below it the seller is warned; 0: never.", '"0.00"'),
         "caps": ("Limits on its calls.", "[]"),
     },
+    "provider": {
+        "kind": ("Whose it is.", None),
+        "url": ("Base URL; azure has none of its own.", '"https://api.openai.com/v1"'),
+        "key": ("Where the key is, never the key: file:/absolute/path or env:NAME; empty: it needs none.", '""'),
+        "model": ("The model that speaks; openai and ollama need one.", '""'),
+        "text_model": ("What writes, where it is another model; of azure a deployment.", '""'),
+        "voice": ("Its voice; empty: the provider's choice.", '""'),
+        "deployment": ("Of azure, which needs it: the name of the deployment that speaks.", '""'),
+        "api_version": ("Of azure: the version of its API; there, 2024-10-21 where none is given.", '""'),
+    },
+    "agent": {
+        "providers": ("Its providers, the first choice first; the next takes over where one fails.", None),
+        "voice": ("A voice that takes the place of the provider's; empty: none.", '""'),
+        "language": ("BCP 47 tag of what it speaks, like en-US; empty: the provider's choice.", '""'),
+        "instructions": ("What it is told to do; a text of several lines stands in triple quotes.", '""'),
+        "greeting": ("What it says first; empty: it waits for the caller.", '""'),
+        "tools": ("What it may do: hangup, transfer, message, mcp:SERVER, mcp:SERVER/TOOL.", "[]"),
+        "max_duration": ("How long one conversation may last.", '"30m"'),
+        "max_cost": ("What the provider may charge for one conversation, in USD; 0: any amount.", '"0.00"'),
+        "silence": ("It hangs up where nobody spoke for so long; 0s: never.", '"30s"'),
+        "transcripts": ("Whether what is said may be kept.", "false"),
+        "retention_days": ("For how many days a transcript is kept.", "30"),
+    },
     "target": {
         "kind": ("What it is.", None),
-        "address": ("What is dialled: a SIP URI, an IAX2 peer, or an extension like 200@internal.", None),
+        "address": (
+            "What is dialled: a SIP URI, an IAX2 peer, an extension like 200@internal; agents have none.",
+            '""',
+        ),
+        "agent": ("Of kind agent: whose profile answers.", '""'),
         "ring": ("How long it may ring.", '"20s"'),
         "enabled": ("Whether calls go there.", "true"),
         "schedule": ("A schedule it goes by; empty: always open.", '""'),
@@ -95,6 +124,7 @@ FIELDS: Final[Mapping[str, Mapping[str, tuple[str, str | None]]]] = {
     "did": {
         "trunk": ("The trunk it arrives on; once there is one it can become another, not none.", '""'),
         "campaign": ("The campaign whose calls come on it; empty: none.", '""'),
+        "seller": ("Whose it is while it has no campaign; with one, it is the campaign's seller's.", '""'),
         "suspended": ("A suspended number takes no calls.", "false"),
         "caps": ("Limits on its calls.", "[]"),
     },
@@ -159,6 +189,35 @@ caps = ["spend 500/day"]
 
 [seller.zenith]
 status = "suspended"
+
+[provider.main]
+kind = "openai"
+key = "file:/etc/capconduit/secrets/openai"
+model = "gpt-realtime"
+text_model = "gpt-4.1-mini"
+voice = "marin"
+
+[provider.second]
+kind = "azure"
+url = "https://acme.openai.azure.com"
+key = "env:AZURE_KEY"
+deployment = "realtime-eu"
+
+[agent.reception]
+providers = ["main", "second"]
+language = "en-US"
+instructions = \"\"\"
+You answer the telephone of a solar company.
+Ask for the postcode, then transfer the call.\"\"\"
+greeting = "Good day, this is Acme Solar."
+tools = ["hangup", "transfer", "mcp:calendar/book"]
+max_duration = "10m"
+max_cost = "1.50"
+
+[target.night]
+kind = "agent"
+agent = "reception"
+ring = "10s"
 
 [target.buyer1]
 kind = "pjsip"

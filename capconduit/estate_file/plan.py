@@ -118,8 +118,13 @@ def _check_circles(noun: str, formers: dict[str, str]) -> None:
 # Fields that name something else, and rules, whose keys do.
 _REFERENCES: Final = {
     "seller": "seller", "rate": "rate", "payout": "rate", "schedule": "schedule", "trunk": "trunk",
-    "campaign": "campaign",
+    "campaign": "campaign", "agent": "agent", "providers": "provider",
 }  # fmt: skip
+
+
+def _named(value: Any) -> tuple[str, ...]:
+    """The names that a reference holds: one, or a list of them."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _renamed(current: Document, names: dict[tuple[str, str], str]) -> Document:
@@ -129,6 +134,9 @@ def _renamed(current: Document, names: dict[tuple[str, str], str]) -> Document:
 
     def name_of(noun: str, name: Any) -> Any:
         return names.get((noun, name), name)
+
+    def renamed(noun: str, value: Any) -> Any:
+        return tuple(name_of(noun, name) for name in value) if isinstance(value, tuple) else name_of(noun, value)
 
     def key_of(noun: str, key: Key) -> Key:
         if noun == "rule":
@@ -141,7 +149,7 @@ def _renamed(current: Document, names: dict[tuple[str, str], str]) -> Document:
     nouns = {
         noun: {
             key_of(noun, key): {
-                field: name_of(_REFERENCES[field], value) if field in _REFERENCES else value
+                field: renamed(_REFERENCES[field], value) if field in _REFERENCES else value
                 for field, value in values.items()
             }
             for key, values in rows.items()
@@ -172,7 +180,8 @@ def _check_references(current: Document, wanted: Document, *, prune: bool) -> No
         for key, values in wanted.nouns[noun.name].items():
             for name in noun.fields:
                 if name in _REFERENCES and name in values and (values[name] or noun.fields[name].needed):
-                    check(f"{path_of(noun.name, key)}.{name}", _REFERENCES[name], values[name])
+                    for one in _named(values[name]):
+                        check(f"{path_of(noun.name, key)}.{name}", _REFERENCES[name], one)
             if noun.name == "rule":
                 check(path_of("rule", key), "campaign", key[0])
                 check(path_of("rule", key), "target", key[1])

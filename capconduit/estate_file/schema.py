@@ -27,6 +27,7 @@ from capconduit.vocab import (
     Attestation,
     CampaignStatus,
     CapMetric,
+    ProviderKind,
     SipTransport,
     Status,
     Strategy,
@@ -264,8 +265,19 @@ NOUNS: Final[Sequence[Noun]] = (
         credit_limit=Field(MONEY), low_balance=Field(MONEY), caps=Field(CAPS),
     ),
     _noun(
+        "provider",
+        kind=Field(_one_of(ProviderKind), needed=True, fixed=True), url=_ANY, key=Field(SECRET), model=_ANY,
+        text_model=_ANY, voice=_ANY, deployment=_ANY, api_version=_ANY,
+    ),
+    _noun(
+        "agent",
+        providers=Field(WORDS, needed=True), voice=_ANY, language=_ANY, instructions=_ANY, greeting=_ANY,
+        tools=Field(WORDS), max_duration=Field(SPAN), max_cost=Field(MONEY), silence=Field(SPAN),
+        transcripts=Field(FLAG), retention_days=Field(NUMBER),
+    ),
+    _noun(
         "target",
-        kind=Field(_one_of(TargetKind), needed=True), address=Field(TEXT, needed=True), ring=Field(SPAN),
+        kind=Field(_one_of(TargetKind), needed=True), address=_ANY, agent=_ANY, ring=Field(SPAN),
         enabled=Field(FLAG), schedule=_ANY, rate=_ANY, payout=_ANY, caps=Field(CAPS),
     ),
     _noun(
@@ -280,7 +292,7 @@ NOUNS: Final[Sequence[Noun]] = (
         "rule", 2, renamed=False,
         priority=Field(NUMBER), weight=Field(NUMBER), enabled=Field(FLAG), rate=_ANY, payout=_ANY, caps=Field(CAPS),
     ),
-    _noun("did", renamed=False, trunk=_ANY, campaign=_ANY, suspended=Field(FLAG), caps=Field(CAPS)),
+    _noun("did", renamed=False, trunk=_ANY, campaign=_ANY, seller=_ANY, suspended=Field(FLAG), caps=Field(CAPS)),
     _noun("block", 2, renamed=False, reason=_ANY, expires=Field(INSTANT)),
 )  # fmt: skip
 BY_NAME: Final = {noun.name: noun for noun in NOUNS}

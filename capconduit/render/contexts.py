@@ -12,6 +12,7 @@ from capconduit.vocab import SipTransport, TrunkAuth, TrunkKind
 INBOUND_CONTEXT: Final = "capconduit-inbound"  # trunks deliver calls here
 NO_CONTEXT: Final = "capconduit-none"  # does not exist: who has no business here reaches no extension
 ANSWERED_CONTEXT: Final = "capconduit-answered"  # runs on the target's leg when it answers
+LEFT_CONTEXT: Final = "capconduit-left"  # and when it ends
 SETTLE_CONTEXT: Final = "capconduit-settle"  # the hangup handler
 REJECT_HOOK_CONTEXT: Final = "capconduit-on-reject"  # the operator's, by reject reason
 BEFORE_ROUTE_CONTEXT: Final = "capconduit-before-route"  # the operator's, by dialled number: before the daemon is asked
@@ -20,6 +21,7 @@ OUTBOUND_ENDPOINT: Final = "capconduit-out"  # PJSIP endpoint for targets given 
 CONTACT_USER: Final = "capconduit"  # what we register as; carriers that dial it have the number in To
 OWN_TRANSPORT: Final = "capconduit-"  # PJSIP transports: capconduit-udp, capconduit-tcp, capconduit-tls
 STIR_PROFILE: Final = "capconduit"  # the operator's, in stir_shaken.conf: how res_stir_shaken verifies trunk calls
+VOICE_CONNECTION: Final = "capconduit-voice"  # websocket_client.conf: WebSocket/capconduit-voice/…
 CDR_FILE: Final = "capconduit.csv"  # in Asterisk's cdr-custom directory: the second witness
 CDR_FIELDS: Final = (
     "uniqueid", "linkedid", "channel", "dstchannel", "start", "answer", "end",
@@ -180,6 +182,21 @@ class Nat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """Where targets of kind agent are answered: a WebSocket server. `ca`: the authorities that its certificate is
+    checked by, a PEM file; empty: those of the system."""
+
+    url: str
+    timeout_ms: int = 500
+    ca: str = ""
+
+    @property
+    def tls(self) -> bool:
+        """Whether it is reached over TLS."""
+        return self.url.startswith("wss:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RenderContext:
     """Everything that stands in the rendered files.
 
@@ -205,6 +222,7 @@ class RenderContext:
     trunks: tuple[TrunkContext, ...] = ()
     rtp: RtpRange | None = None  # None leaves rtp.conf to the operator, unless all files are wanted
     nat: Nat | None = None
+    voice: Voice | None = None  # None: no call goes to an agent
     fallback: Fallback = Fallback()
     stir: StirSource = StirSource.NONE
     stir_attestation_header: str = "P-Attestation-Indicator"

@@ -45,6 +45,7 @@ FILTERS: Final[dict[str, Callable[..., escape.Checked]]] = {
     "network": escape.network,
     "host_or_network": escape.host_or_network,
     "path": escape.path,
+    "websocket_url": escape.websocket_url,
     "user": escape.user,
     "register_secret": escape.register_secret,
 }
@@ -102,9 +103,10 @@ def _on_text(check: Callable[..., escape.Checked]) -> Callable[..., escape.Check
 def _constants() -> dict[str, object]:
     """The names of `contexts` that the dialplan shares with the daemon, so that a template cannot misspell one."""
     names = (
-        "INBOUND_CONTEXT", "NO_CONTEXT", "ANSWERED_CONTEXT", "SETTLE_CONTEXT", "REJECT_HOOK_CONTEXT",
+        "INBOUND_CONTEXT", "NO_CONTEXT", "ANSWERED_CONTEXT", "LEFT_CONTEXT", "SETTLE_CONTEXT", "REJECT_HOOK_CONTEXT",
         "BEFORE_ROUTE_CONTEXT", "BEFORE_DIAL_CONTEXT",
-        "CONTACT_USER", "OUTBOUND_ENDPOINT", "STIR_PROFILE", "CDR_FILE", "SPOOL_FAMILY", "SPOOL_SEPARATOR",
+        "CONTACT_USER", "OUTBOUND_ENDPOINT", "VOICE_CONNECTION", "STIR_PROFILE", "CDR_FILE", "SPOOL_FAMILY",
+        "SPOOL_SEPARATOR",
     )  # fmt: skip
     texts = {name: getattr(contexts, name) for name in names} | {"AMI_DISABLED": ",".join(contexts.AMI_DISABLED)}
     return {name: escape.Checked(text) for name, text in texts.items()}
@@ -118,6 +120,8 @@ def wanted(context: RenderContext) -> list[ConfFile]:
 def _is_wanted(file: ConfFile, context: RenderContext) -> bool:
     if file.need is Need.RTP_RANGE:
         return context.rtp is not None or context.all_files
+    if file.need is Need.VOICE:
+        return context.voice is not None
     return file.need is Need.ALWAYS or context.all_files
 
 

@@ -24,6 +24,10 @@ _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", re.ASCII)
 _LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9-]{0,62}"
 _HOSTNAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*", re.ASCII)
 _PATH: Final = re.compile(r"/[A-Za-z0-9/._+-]{1,255}", re.ASCII)
+_WEBSOCKET_URL: Final = re.compile(
+    r"wss?://(?:[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:]{2,45}\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]{0,200})?",
+    re.ASCII,
+)
 _USER: Final = re.compile(r"[A-Za-z0-9+][A-Za-z0-9_.+-]{0,79}", re.ASCII)
 _UNSAFE_IN_REGISTER: Final = "@:/?#, "
 _UNSAFE_IN_VALUES: Final = (";", "[", "]", "=>", "${", "$[", "\\")
@@ -94,6 +98,13 @@ def path(text: str, field: str) -> Checked:
     """An absolute path of letters, digits and `/ . _ - +`. Raises UsageError."""
     if not _PATH.fullmatch(text):
         raise _refuse(field, text, "an absolute path of letters, digits, '/', '.', '_', '-' and '+'")
+    return Checked(text)
+
+
+def websocket_url(text: str, field: str) -> Checked:
+    """`ws://host:port/path` or `wss://…`, without a user or a query. Raises UsageError."""
+    if not _WEBSOCKET_URL.fullmatch(text):
+        raise _refuse(field, text, "a URL like ws://127.0.0.1:8765/media")
     return Checked(text)
 
 

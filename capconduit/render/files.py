@@ -20,6 +20,7 @@ class Need(StrEnum):
 
     ALWAYS = "always"  # CapConduit does not work without it
     RTP_RANGE = "rtp_range"  # where asterisk.rtp_range is given, and with `--all`
+    VOICE = "voice"  # where voice.url is given, and Asterisk can
     OWN = "own"  # with `--all`: for an Asterisk that does nothing else
 
 
@@ -100,6 +101,12 @@ CONF_FILES: Final = (
     ConfFile(
         name="ari.conf", purpose="the REST interface, off", reload="module reload res_ari.so", need=Need.OWN,
         includable=False,
+    ),
+    ConfFile(
+        name="websocket_client.conf",
+        purpose="where the process that speaks for agents is",
+        reload="module reload res_websocket_client.so",
+        need=Need.VOICE,
     ),
     ConfFile(name="manager.conf", purpose="the daemon's AMI users", reload="manager reload", secret=True),
     ConfFile(name="extensions.conf", purpose="the dialplan of every call", reload="dialplan reload"),

@@ -25,12 +25,14 @@ from capconduit.render.contexts import (
     Tls,
     Transport,
     TrunkContext,
+    Voice,
 )
 from capconduit.units import MS_PER_SECOND
 from capconduit.vocab import CAUSE_TO_SIP, SIP_FOR_OTHER_CAUSES, SipTransport
 
 # PJSIPHangup and event filters by name came to 18 to 21 in the middle of their lives; 22 has both from the start.
 EVERYTHING_SINCE = 22
+WEBSOCKETS_SINCE = 20  # chan_websocket: 20.18, 22.8, 23.2
 
 
 def render_context(config: Config, trunks: Iterable[Trunk], env: Mapping[str, str]) -> RenderContext:
@@ -64,6 +66,7 @@ def render_context(config: Config, trunks: Iterable[Trunk], env: Mapping[str, st
             sip=CAUSE_TO_SIP.get(cause, SIP_FOR_OTHER_CAUSES),
             context=config.asterisk.fallback_context,
         ),
+        voice=_voice(config),
         warn_ms=config.limits.warning_ms,
         exact_sip_codes=modern,
         stir=StirSource(config.asterisk.stir),
@@ -104,6 +107,13 @@ def _nat(asterisk: AsteriskConfig) -> Nat | None:
         return None
     networks = tuple(filter(None, asterisk.local_networks.split(",")))
     return Nat(external_address=asterisk.external_address, local_networks=networks)
+
+
+def _voice(config: Config) -> Voice | None:
+    """Where agents answer; None where nobody does, or this Asterisk cannot reach them."""
+    if not config.voice.url or config.asterisk.version < WEBSOCKETS_SINCE:
+        return None
+    return Voice(url=config.voice.url, timeout_ms=config.voice.connect_timeout_ms, ca=config.asterisk.tls_ca)
 
 
 def _rtp(text: str) -> RtpRange | None:

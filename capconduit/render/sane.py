@@ -16,7 +16,7 @@ Range = tuple[str, int, int, int]
 
 def check_context(context: RenderContext) -> None:
     """Raises UsageError naming the field and the value that Asterisk would take and that would break calls."""
-    for field, number, low, high in (*_dialplan(context), *_media(context), *_trunk_numbers(context)):
+    for field, number, low, high in (*_dialplan(context), *_media(context), *_voice(context), *_trunk_numbers(context)):
         if not low <= number <= high:
             raise UsageError("out-of-range", f"{field}: {number}", f"expected {low} to {high}")
     _check_transports(context)
@@ -37,6 +37,11 @@ def _dialplan(context: RenderContext) -> Iterator[Range]:
     yield "fallback.cause", context.fallback.cause, 1, 127
     yield "fallback.sip", context.fallback.sip, 400, 699
     yield "ami.port", context.ami.port, 1, 65_535
+
+
+def _voice(context: RenderContext) -> Iterator[Range]:
+    if context.voice is not None:
+        yield "voice.timeout_ms", context.voice.timeout_ms, 50, 10_000
 
 
 def _media(context: RenderContext) -> Iterator[Range]:

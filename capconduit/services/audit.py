@@ -9,6 +9,7 @@ from dataclasses import asdict, fields, replace
 from enum import StrEnum
 from typing import Any, Final, get_type_hints
 
+from capconduit.domain.agents import Agent, Provider
 from capconduit.domain.books import Books
 from capconduit.domain.model import (
     Account,
@@ -29,7 +30,20 @@ from capconduit.domain.model import (
 )
 from capconduit.domain.settings import setting_descriptions
 from capconduit.errors import NotFound, Refused
-from capconduit.services import blocks, campaigns, caps, dids, rates, schedules, sellers, settings, targets, trunks
+from capconduit.services import (
+    agents,
+    blocks,
+    campaigns,
+    caps,
+    dids,
+    providers,
+    rates,
+    schedules,
+    sellers,
+    settings,
+    targets,
+    trunks,
+)
 from capconduit.services.caps import cap_zones, carry_over
 from capconduit.services.office import Desk, Office, label
 
@@ -38,11 +52,13 @@ UNDONE: Final = "audit.undo"
 
 _KINDS: Final[Mapping[str, type[Entity]]] = {
     "rate": Rate, "schedule": Schedule, "trunk": Trunk, "seller": Seller, "target": Target, "campaign": Campaign,
-    "rule": Rule, "did": Did, "block": Block,
+    "rule": Rule, "did": Did, "block": Block, "provider": Provider, "agent": Agent,
 }  # fmt: skip
 _INSTEAD: Final = {
     "balance": "money is corrected, not undone: `capconduit balance correct`",
     "estate": "apply the file of before: `capconduit apply -f FILE`",
+    "cdr": "what was archived is in its files; nothing else brings records back",
+    "db": "what was archived is in its files; nothing else brings records back",
 }
 
 
@@ -109,6 +125,8 @@ def _entry(desk: Desk, entry_id: str) -> Audit:
 
 def _undo_row(desk: Desk, kind: type[Entity], noun: str, entry: Audit) -> None:
     before, after = (_row(kind, text) if text else None for text in (entry.before, entry.after))
+    if isinstance(before, Agent):
+        agents.check_chain_is_there(desk, before)
     if after is not None:
         _check_unchanged(desk, kind, after, entry)
     if before is None:
@@ -156,6 +174,8 @@ _REMOVERS: Final[Mapping[str, Callable[[Office, str], None]]] = {
     "target": targets.remove_target,
     "campaign": campaigns.remove_campaign,
     "did": dids.remove_did,
+    "provider": providers.remove_provider,
+    "agent": agents.remove_agent,
 }
 
 

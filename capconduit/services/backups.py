@@ -32,6 +32,18 @@ def restore(store: SqlStore, file: Path, clock: Clock, actor: str) -> tuple[Path
     return (keep if keep is not None and keep.exists() else None), verify_copy(store, clock, actor)
 
 
+def rehearse(store: SqlStore, file: Path, clock: Clock) -> tuple[int, Path | None]:
+    """What `restore` would do, and nothing of it: the size of `file`, which was read to its end and is whole, and where
+    the SQLite file that is there now would be kept (None: there is none, or PostgreSQL).
+
+    Raises what `restore` raises before it begins.
+    """
+    _refuse_running(store, clock)
+    path: Path | None = getattr(store, "path", None)
+    there = path is not None and path.exists()
+    return backups.check(store, file), _kept_name(store, clock) if there else None
+
+
 def _refuse_running(store: SqlStore, clock: Clock) -> None:
     try:
         running = running_daemons(store, clock.now_ms())

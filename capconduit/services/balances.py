@@ -98,11 +98,14 @@ def post_adjustment(office: Office, seller_name: str, amount_micros: int, *, rea
     return office.change(work, estate=False)
 
 
-def correct(office: Office, entry_id: str, amount_micros: int, *, reason: str, key: str = "") -> Correction:
+def correct(
+    office: Office, entry_id: str, amount_micros: int, *, reason: str, key: str = "", beyond: bool = False
+) -> Correction:
     """Correct a ledger entry by a new one of `amount_micros` that names it; the old one stays as it is.
 
     What is taken back is at most what is available. A correction is not corrected: another one of the same entry does
-    that. Raises UsageError, Refused.
+    that. Together they undo no more than the entry did, unless `beyond` says that its sign was wrong, too. Raises
+    UsageError, Refused.
     """
     _check_texts("a correction", reason, key)
     _check_amount(amount_micros)
@@ -123,7 +126,7 @@ def correct(office: Office, entry_id: str, amount_micros: int, *, reason: str, k
         assert seller is not None  # one with ledger entries is never removed
         books = Books()
         desk.tx.lock_accounts([seller.id], books)
-        posted = _correction(desk, books, seller, wrong, amount_micros, reason, key)
+        posted = _correction(desk, books, seller, wrong, amount_micros, reason, key, beyond=beyond)
         own = desk.tx.rows(LedgerEntry, desk.tenant_id, seller_id=seller.id, corrects_id=wrong.id)
         total = sum(row.amount_micros for row in own)
         return Correction(posted, wrong, total, SellerView(seller, books.accounts[seller.id]))
@@ -143,18 +146,46 @@ def entry_currency(office: Office, entry_id: str) -> str:
 
 
 def _correction(
-    desk: Desk, books: Books, seller: Seller, wrong: LedgerEntry, amount_micros: int, reason: str, key: str
+    desk: Desk,
+    books: Books,
+    seller: Seller,
+    wrong: LedgerEntry,
+    amount_micros: int,
+    reason: str,
+    key: str,
+    *,
+    beyond: bool,
 ) -> Posted:
     earlier = _earlier(desk, f"correction:{key}") if key else None
     if earlier is not None:
         if (earlier.corrects_id, earlier.amount_micros) != (wrong.id, amount_micros):
             raise Refused("key-used", f"key {key!r} was used for another correction", "use a new key")
         return Posted(earlier, fresh=False)
+    if not beyond:
+        _within_entry(desk, seller, wrong, amount_micros)
     entry = _entry(
         desk, books, seller, amount_micros, reason, LedgerKind.CORRECTION, f"correction:{key}", key, wrong.id
     )
     _post(desk, books, seller, entry, "balance.correct")
     return Posted(entry, fresh=True)
+
+
+def _within_entry(desk: Desk, seller: Seller, wrong: LedgerEntry, amount_micros: int) -> None:
+    """Refuse a correction that would turn what an entry did into its opposite: mostly a digit too many."""
+    before = sum(
+        row.amount_micros
+        for row in desk.tx.rows(
+            LedgerEntry, desk.tenant_id, seller_id=seller.id, since=("id", wrong.id), corrects_id=wrong.id
+        )
+    )
+    left = wrong.amount_micros + before
+    if wrong.amount_micros * (left + amount_micros) < 0:
+        raise Refused(
+            "correction-exceeds-entry",
+            f"{format_micros(amount_micros, trim=True)} is more than is left of {wrong.id}:"
+            f" {format_micros(left, trim=True)} {seller.currency}",
+            f"give at most {format_micros(-left, trim=True)}, or --beyond where its sign was wrong",
+        )
 
 
 def _check_texts(what: str, reason: str, key: str) -> None:
@@ -166,7 +197,9 @@ def _check_texts(what: str, reason: str, key: str) -> None:
 
 def _check_amount(amount_micros: int) -> None:
     if amount_micros == 0 or abs(amount_micros) > MAX_MICROS:
-        raise UsageError("amount-invalid", f"{format_micros(amount_micros)} cannot be booked", "give another amount")
+        raise UsageError(
+            "amount-invalid", f"{format_micros(amount_micros, trim=True)} cannot be booked", "give another amount"
+        )
 
 
 def _earlier(desk: Desk, idempotency_key: str) -> LedgerEntry | None:
@@ -192,9 +225,10 @@ def _entry(
     """
     account = books.accounts[seller.id]
     if amount_micros < 0 and account.available_micros + amount_micros < 0:
+        available = format_micros(account.available_micros, trim=True)
         raise Refused(
             "not-enough-money",
-            f"seller {seller.name!r} has {format_micros(account.available_micros)} {seller.currency} available",
+            f"seller {seller.name!r} has {available} {seller.currency} available",
             "live calls hold the rest; take back less, or wait for them to end"
             if account.held_micros
             else f"take back less, or let it go below zero: capconduit seller set {seller.name} --credit-limit AMOUNT",

@@ -26,7 +26,8 @@ from capconduit.domain.model import (
 from capconduit.domain.numbers import to_e164
 from capconduit.domain.trace import Check, load_trace
 from capconduit.domain.usage import window_text
-from capconduit.errors import NotFound, Refused
+from capconduit.errors import Refused
+from capconduit.ids import ulid
 from capconduit.services.office import Desk, Office, label
 from capconduit.vocab import CapMetric, CapScope, HoldState
 
@@ -34,6 +35,7 @@ CDR_PAGE: Final = 1_000  # more calls than can arrive within one millisecond
 RECENT_CALLS: Final = 1_000  # settled calls that are looked through for the beginning or end of an id
 SHORTEST_PART: Final = 4  # characters of such a beginning or end
 OFFERED: Final = 3  # calls named where it fits several
+SETTLED_MS: Final = 86_400_000  # within this after a call's end, almost always, it is in the ledger
 _KIND_OF_SCOPE: Final = {
     CapScope.SELLER: Seller,
     CapScope.CAMPAIGN: Campaign,
@@ -95,7 +97,7 @@ def list_calls(office: Office) -> Sequence[CallView]:
 
 
 def show_call(office: Office, call: str) -> CallView:
-    """One live call, by id, uniqueid or an unambiguous part. Raises NotFound, Refused (it has ended)."""
+    """One live call, by id, uniqueid or an unambiguous part. Raises Refused: there is none, it has ended."""
 
     def work(desk: Desk) -> CallView:
         call_id = _call_id(desk, call)
@@ -117,7 +119,8 @@ def find_cdrs(
 ) -> Sequence[Cdr]:
     """Settled calls, the newest first. `where` are columns of the CDR: seller, campaign, did, target, reject_code …
 
-    A number may be in any notation. Raises NotFound for a seller or campaign that neither is there nor has calls.
+    A number may be in any notation. Raises NotFound for a seller, campaign or
+    target that neither is there nor has calls.
     """
 
     def work(desk: Desk) -> Sequence[Cdr]:
@@ -132,7 +135,7 @@ def find_cdrs(
             limit=limit,
             **where,
         )
-        for column, kind in (("seller", Seller), ("campaign", Campaign)):
+        for column, kind in (("seller", Seller), ("campaign", Campaign), ("target", Target)):
             if not rows and where.get(column):
                 desk.named(kind, where[column])  # a misspelt name must not look like a name without calls
         return rows
@@ -160,7 +163,7 @@ def each_cdr(
 
 
 def tell(office: Office, call: str) -> Story:
-    """The story of a call, alive or settled, by call id, Asterisk uniqueid or an unambiguous part. Raises NotFound."""
+    """The story of a call, alive or settled, by call id, Asterisk uniqueid or an unambiguous part. Raises Refused."""
 
     def work(desk: Desk) -> Story:
         call_id = _call_id(desk, call)
@@ -175,24 +178,41 @@ def tell(office: Office, call: str) -> Story:
             attempts=desk.tx.rows(Attempt, desk.tenant_id, call_id=call_id),
             places=[_place_view(desk, p) for p in desk.tx.rows(Place, desk.tenant_id, call_id=call_id)],
             hold=desk.tx.find(Hold, desk.tenant_id, call_id=call_id),
-            ledger=desk.tx.rows(LedgerEntry, desk.tenant_id, call_id=call_id),
+            ledger=_ledger_of(desk, cdr) if cdr else (),
             events=[(e, json.loads(e.data)) for e in events],
         )
 
     return office.read(work)
 
 
+def _ledger_of(desk: Desk, cdr: Cdr) -> Sequence[LedgerEntry]:
+    """What the ledger took for a settled call. Entries are found by seller and id, and a settlement may come days after
+    the call from a journal: those of its own day first, then all that are younger."""
+    if cdr.seller_id is None or not cdr.amount_micros:
+        return ()
+    where: dict[str, Any] = {"seller_id": cdr.seller_id, "call_id": cdr.call_id, "since": ("id", cdr.call_id)}
+    soon = desk.tx.rows(LedgerEntry, desk.tenant_id, until=("id", ulid(cdr.ended_ms + SETTLED_MS, 0)), **where)
+    return soon or desk.tx.rows(LedgerEntry, desk.tenant_id, **where)
+
+
 def _call_id(desk: Desk, call: str) -> str:
-    """The id of the call that `call` names. Raises NotFound, or Refused where it fits several."""
+    """The id of the call that `call` names. Raises Refused where it fits none, or several."""
     if desk.tx.find(Call, desk.tenant_id, id=call) or desk.tx.find(Cdr, desk.tenant_id, call_id=call):
         return call
     live = desk.tx.rows(Call, desk.tenant_id)
-    ended = desk.tx.rows(Cdr, desk.tenant_id, newest_first="arrived_ms", limit=RECENT_CALLS)
-    older = desk.tx.rows(Cdr, desk.tenant_id, newest_first="arrived_ms", limit=OFFERED, uniqueid=call)
+    older = [c for node in desk.tx.nodes() for c in desk.tx.rows(Cdr, desk.tenant_id, node=node.name, uniqueid=call)]
+    ended = [] if older else desk.tx.rows(Cdr, desk.tenant_id, newest_first="arrived_ms", limit=RECENT_CALLS)
     ids = {c.id: c.uniqueid for c in live} | {c.call_id: c.uniqueid for c in [*ended, *older]}
     fitting = [i for i, uniqueid in ids.items() if uniqueid == call] or list(_with_part(ids.items(), call))
+    if not fitting:  # of a node that is not in the books any more: every record is looked at
+        unknown = desk.tx.rows(Cdr, desk.tenant_id, newest_first="arrived_ms", limit=OFFERED, uniqueid=call)
+        fitting = [cdr.call_id for cdr in unknown]
     if not fitting:
-        raise NotFound("call", call)
+        raise Refused(
+            "call-not-found",
+            f"no call {call!r}",
+            "`capconduit call list` has those that are up, `capconduit cdr list` those that ended",
+        )
     if len(fitting) > 1:
         raise Refused(
             "call-ambiguous", f"{call!r} fits {len(fitting)} calls", f"name one: {', '.join(fitting[:OFFERED])}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -40,15 +40,19 @@ class CampaignView:
 
 def check_numbers(fields: dict[str, Any]) -> dict[str, Any]:
     """The campaign's numbers within their bounds. Raises UsageError."""
-    bounds = {
-        "max_attempts": (1, MAX_ATTEMPTS, "targets to try"),
-        "ring_budget_ms": (1_000, 600_000, "ms of ringing"),
-        "max_duration_ms": (1_000, MAX_DURATION_MS, "ms of talk"),
-        "billable_threshold_ms": (0, 3_600_000, "ms of talk"),
+    bounds: dict[str, tuple[int, int, str, Callable[[int], str]]] = {
+        "max_attempts": (1, MAX_ATTEMPTS, "targets to try", str),
+        "ring_budget_ms": (1_000, 600_000, "of ringing", format_span),
+        "max_duration_ms": (1_000, MAX_DURATION_MS, "of talk", format_span),
+        "billable_threshold_ms": (0, 3_600_000, "of talk", format_span),
     }
-    for name, (low, high, what) in bounds.items():
+    for name, (low, high, what, words) in bounds.items():
         if name in fields and not low <= fields[name] <= high:
-            raise UsageError("number-out-of-range", f"{fields[name]} {what}: too few or too many", f"{low} to {high}")
+            raise UsageError(
+                "number-out-of-range",
+                f"{words(fields[name])} {what} is out of range",
+                f"give {words(low)} to {words(high)}",
+            )
     window_ms = fields.get("duplicate_window_ms", 0)
     if window_ms and not MS_PER_SECOND <= window_ms <= MAX_DUPLICATE_WINDOW_MS:
         raise UsageError(

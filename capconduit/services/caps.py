@@ -114,7 +114,8 @@ def parse_limit(metric: CapMetric, text: str) -> Limit:
             raise UsageError("limit-invalid", f"{text!r}: {metric} is counted now, not by {window}", form)
         return Limit(metric, WindowKind.NONE, value)
     if window not in WINDOWS or (length is not None) != (window == WindowKind.ROLLING):
-        raise UsageError("limit-invalid", f"{text!r} names no window", form)
+        hint = "write it like none/day: `capconduit cap list` has the windows" if value is None else form
+        raise UsageError("limit-invalid", f"{text!r} names no window", hint)
     window_ms = _rolling_ms(length, text, form) if length else 0
     return Limit(metric, WindowKind(window), value, window_ms, (currency or "").upper())
 
@@ -264,6 +265,11 @@ def cap_usage(office: Office, scope: CapScope | None = None, name: str = "") -> 
         return _views(desk, estate, chosen)
 
     return office.read(work)
+
+
+def usage_in(desk: Desk, estate: Estate) -> Sequence[CapView]:
+    """All caps of the tenant with their use now, by an estate that the caller keeps up to date."""
+    return _views(desk, estate, [z.cap.id for z in estate.caps.values() if z.cap.tenant_id == desk.tenant_id])
 
 
 def verify_caps(office: Office, *, fix: bool = False) -> Sequence[CapDrift]:

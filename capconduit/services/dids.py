@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from capconduit.domain.model import Campaign, Did, Seller, Trunk
-from capconduit.errors import Refused
+from capconduit.errors import NotFound, Refused, UsageError
 from capconduit.services.office import Desk, Office
 from capconduit.vocab import CapScope, DidStatus
+
+MAX_RANGE: Final = 10_000  # numbers added at once
+LOCAL_DIGITS: Final = 7  # of a number, without what all of a place have in common
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,51 @@ class DidView:
     trunk: str
     seller: str
     campaign: str
+
+
+def parse_range(text: str, region: str, count: int | None = None) -> Sequence[str]:
+    """The numbers of `+18005550100-+18005550199`, or `count` of them from one on; one number where neither is said.
+
+    Raises UsageError.
+    """
+    from capconduit.domain.numbers import parse_number
+
+    dash = ".." if ".." in text else "-+"
+    first_text, dash, last_text = text.partition(dash)
+    first = parse_number(first_text, region)
+    if dash and count is not None:
+        raise UsageError("range-and-count", f"{text!r} is a range already", "leave --count out")
+    last = parse_number(f"+{last_text}" if dash == "-+" else last_text, region) if dash else ""
+    if dash and (len(last) != len(first) or last < first):
+        raise UsageError("range-invalid", f"{text!r} is no range of numbers", "write it like +18005550100-+18005550199")
+    how_many = int(last) - int(first) + 1 if dash else 1 if count is None else count
+    if not 1 <= how_many <= MAX_RANGE:
+        raise UsageError("range-invalid", f"{how_many} numbers at once", f"give 1 to {MAX_RANGE}")
+    numbers = [f"+{n}" for n in range(int(first), int(first) + how_many)]
+    if len(numbers[-1]) != len(first) or numbers[-1][:-LOCAL_DIGITS] != first[:-LOCAL_DIGITS]:
+        raise UsageError(
+            "range-invalid", f"{how_many} numbers from {first} on run into another area: {numbers[-1]}", "give fewer"
+        )
+    return numbers
+
+
+def add_did_range(
+    office: Office, numbers: str, *, count: int | None = None, trunk: str = "", campaign: str = ""
+) -> Sequence[DidView]:
+    """New DIDs, all or none: `numbers` is one, or a range (see parse_range). Raises UsageError, NotFound, Refused."""
+    region = office.read(lambda desk: _region(desk, trunk))
+    wanted = parse_range(numbers, region, count)
+    if len(wanted) == 1:
+        return [add_did(office, wanted[0], trunk=trunk, campaign=campaign)]
+    from capconduit.services.bulk_dids import add_many
+
+    return add_many(office, wanted, trunk=trunk, campaign=campaign)
+
+
+def _region(desk: Desk, trunk: str) -> str:
+    """Where a number without a country code is."""
+    row = desk.named(Trunk, trunk) if trunk else None
+    return (row.region if row else "") or desk.settings().default_region
 
 
 def add_did(office: Office, number: str, *, trunk: str = "", campaign: str = "") -> DidView:
@@ -65,7 +114,13 @@ def find_did_row(desk: Desk, number: str) -> Did:
     """The DID of a number in any notation. Raises NotFound, UsageError."""
     from capconduit.domain.numbers import parse_number
 
-    return desk.named(Did, parse_number(number, desk.settings().default_region))
+    kept = parse_number(number, desk.settings().default_region)
+    try:
+        return desk.named(Did, kept)
+    except NotFound as error:
+        if not error.near:  # the list of all numbers would not help anybody
+            error.hint = f"`capconduit find {kept[-LOCAL_DIGITS:]}` looks for a part of it"
+        raise
 
 
 def assign_did(office: Office, number: str, campaign: str) -> DidView:
@@ -79,8 +134,38 @@ def assign_did(office: Office, number: str, campaign: str) -> DidView:
     return office.change(work)
 
 
+def give_did_to_seller(office: Office, number: str, seller: str) -> DidView:
+    """Give a DID to a seller, who has no campaign for it yet: it takes no calls. A suspended DID stays suspended.
+
+    Raises NotFound, Refused (it is in a campaign).
+    """
+
+    def work(desk: Desk) -> DidView:
+        did, row = find_did_row(desk, number), desk.named(Seller, seller)
+        if did.campaign_id is not None:
+            raise Refused(
+                "did-assigned",
+                f"{did.number} is assigned to a campaign",
+                f"release it first: capconduit did release {did.number}",
+            )
+        return give_did(desk, did, row, None)
+
+    return office.change(work)
+
+
+def give_did(desk: Desk, did: Did, seller: Seller, campaign: Campaign | None) -> DidView:
+    """The DID is the seller's from now on, in that campaign of it if any. A suspended one stays suspended."""
+    return _change(desk, did, given(did, seller, campaign))
+
+
+def given(did: Did, seller: Seller, campaign: Campaign | None) -> Did:
+    """The DID as `give_did` leaves it."""
+    status = did.status if did.status is DidStatus.SUSPENDED else DidStatus.ASSIGNED
+    return replace(did, campaign_id=campaign.id if campaign else None, seller_id=seller.id, status=status)
+
+
 def release_did(office: Office, number: str) -> DidView:
-    """Take a DID back from its campaign; live calls on it go on. A suspended DID stays suspended."""
+    """Take a DID back from its campaign and seller; live calls on it go on. A suspended DID stays suspended."""
 
     def work(desk: Desk) -> DidView:
         did = find_did_row(desk, number)
@@ -95,7 +180,7 @@ def suspend_did(office: Office, number: str, *, suspended: bool) -> DidView:
 
     def work(desk: Desk) -> DidView:
         did = find_did_row(desk, number)
-        back = DidStatus.ASSIGNED if did.campaign_id else DidStatus.AVAILABLE
+        back = DidStatus.ASSIGNED if did.seller_id else DidStatus.AVAILABLE
         return _change(desk, did, replace(did, status=DidStatus.SUSPENDED if suspended else back))
 
     return office.change(work)

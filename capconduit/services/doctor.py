@@ -9,8 +9,9 @@ from capconduit.services.balances import verify_balances
 from capconduit.services.caps import cap_usage, verify_caps
 from capconduit.services.office import Office
 from capconduit.services.setup import tenant_names
+from capconduit.services.targets import list_targets
 from capconduit.store.sqlstore import MIGRATIONS
-from capconduit.vocab import CapMetric, CapScope
+from capconduit.vocab import CapMetric, CapScope, TargetKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,15 @@ def concurrent_calls(office: Office) -> int | None:
             return None
         limits.append(min(of_calls))
     return sum(limits) or None
+
+
+def agent_targets(office: Office) -> Sequence[str]:
+    """Names of the targets of kind agent, of all tenants."""
+    names = []
+    for tenant in tenant_names(office.store):
+        views = list_targets(_of(office, tenant))
+        names += [view.target.name for view in views if view.target.kind is TargetKind.AGENT]
+    return sorted(names)
 
 
 def drifted(office: Office) -> Sequence[Drifted]:

@@ -30,6 +30,7 @@ from capconduit.domain.settlement import settle
 from capconduit.domain.windows import CPS_BUCKET_MS
 from capconduit.errors import DatabaseError
 from capconduit.services.gathering import (
+    BATCH_MAX,
     CALLER_WAITS_S,
     CHANNEL_WAITS_S,
     NOBODY_WAITS_S,
@@ -46,6 +47,14 @@ RELOCKS: Final = 3  # how often what is needed is looked at again because locks 
 
 class EngineBusy(Exception):
     """The queue is full, or the engine is stopping: nothing was taken and nothing will be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What one transaction changed, in its order, and the rows as they are now. Nobody changes either any more."""
+
+    books: Books
+    changes: Sequence[Changes]
 
 
 @dataclass(slots=True)
@@ -96,8 +105,12 @@ class Engine:
         self.failing = False  # the last batch found no database
         self.batches = 0
         self.commands = 0
-        self.on_cdrs: Callable[[Sequence[Cdr]], None] | None = None  # told after the commit, on the engine's thread
+        self.batch_sizes = [0] * (BATCH_MAX.bit_length() + 1)  # batches by the bit length of their size
+        self.on_cdrs: list[Callable[[Sequence[Cdr]], None]] = []  # each told after the commit, on the engine's thread
         self._cdrs: list[Cdr] = []  # of the transaction under way
+        self.on_commit: Callable[[Committed], None] | None = None  # likewise; it may only hand over
+        self._changes: list[Changes] = []  # of the transaction under way
+        self._books = Books()  # of the transaction under way
 
     def start(self) -> None:
         """Load the estate and begin. Raises DatabaseError."""
@@ -147,6 +160,7 @@ class Engine:
         answers = self._answers(batch)
         self.batches += 1
         self.commands += len(batch)
+        self.batch_sizes[len(batch).bit_length()] += 1
         for item, answer in zip(batch, answers, strict=True):
             try:
                 if isinstance(answer, Exception):
@@ -171,16 +185,20 @@ class Engine:
             log.warning("a batch of %d failed, each command is tried alone: %s", len(batch), error)
             return [self._answers([item])[0] for item in batch]
         self.failing = False
-        if self.on_cdrs is not None and self._cdrs:
-            self._tell(self.on_cdrs)
+        if self._cdrs:
+            for listener in self.on_cdrs:
+                self._tell(listener, self._cdrs)
+        if self.on_commit is not None and self._changes:
+            self._tell(self.on_commit, Committed(self._books, self._changes))
         return answers
 
-    def _tell(self, on_cdrs: Callable[[Sequence[Cdr]], None]) -> None:
+    @staticmethod
+    def _tell(listener: Callable[[Any], None], told: object) -> None:
         """Whoever listens is no part of a decision: its failure is its own."""
         try:
-            on_cdrs(self._cdrs)
+            listener(told)
         except Exception:
-            log.exception("whoever listens to records failed")
+            log.exception("whoever listens to the engine failed")
 
     def _is_stale(self, command: RouteRequest, books: Books) -> bool:
         """Nobody waits for it any more: it must not take a place or money that a fresh call could have.
@@ -211,12 +229,12 @@ class Engine:
 
     def work(self, commands: Sequence[Command], tx: Transaction) -> list[Any]:
         """Decide `commands` in one transaction. An answer may be an exception: a bug in one decision harms no other."""
-        books = Books()
-        self._cdrs = []
+        books = self._books = Books()
+        self._cdrs, self._changes = [], []
         version = tx.begin_decisions([key_of(command) for command in commands], books, self._clock.now_ms())
-        if self.estate is None or self.estate.version != version:
-            self.estate = tx.load_estate(self.estate)
-        estate = self.estate
+        estate = self.estate  # once: a reload on another thread puts its own there
+        if estate is None or estate.version != version:
+            estate = self.estate = tx.load_estate(estate)
         tx.lock_callers({key for command in commands if (key := caller_key(command, estate))}, books)
         now_ms = self._lock_needs(commands, estate, books, tx)
         answers: list[Any] = []
@@ -235,6 +253,7 @@ class Engine:
                 continue
             books.apply(changes)
             self._cdrs.extend(changes.cdrs)
+            self._changes.append(changes)
             answers.append(answer)
         tx.write(books)
         return answers

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from capconduit.domain.agents import Agent, Provider, chain_of, listed
 from capconduit.domain.model import (
     Account,
     Block,
@@ -25,7 +26,20 @@ from capconduit.errors import CapConduitError, Refused
 from capconduit.estate_file.document import EVERYBODY
 from capconduit.estate_file.plan import Action, Change, Plan, plan
 from capconduit.estate_file.schema import CapLimit, Document, Key, Values
-from capconduit.services import blocks, campaigns, caps, dids, rates, schedules, sellers, settings, targets, trunks
+from capconduit.services import (
+    agents,
+    blocks,
+    campaigns,
+    caps,
+    dids,
+    providers,
+    rates,
+    schedules,
+    sellers,
+    settings,
+    targets,
+    trunks,
+)
 from capconduit.services.estate_conflicts import APPLIED, check_conflicts, last_change_ms, summary
 from capconduit.services.estate_normal import normal
 from capconduit.services.office import Desk, Office
@@ -35,6 +49,7 @@ from capconduit.vocab import (
     CapMetric,
     CapScope,
     DidStatus,
+    ProviderKind,
     SipTransport,
     Status,
     Strategy,
@@ -46,6 +61,7 @@ from capconduit.vocab import (
 
 _KINDS: Final[dict[str, type[Entity]]] = {
     "rate": Rate, "schedule": Schedule, "trunk": Trunk, "seller": Seller, "target": Target, "campaign": Campaign,
+    "provider": Provider, "agent": Agent,
 }  # fmt: skip
 
 
@@ -61,6 +77,15 @@ def plan_estate(office: Office, wanted: Document, *, prune: bool = False) -> tup
         return _plan(desk, wanted, prune=prune), desk.tx.estate_version()
 
     return office.read(work)
+
+
+def conflict_of(office: Office, found: Plan, wanted: Document) -> str:
+    """Why `apply` without `force` would refuse the plan: what others changed meanwhile; empty where they did not."""
+    try:
+        office.read(lambda desk: check_conflicts(desk, found, wanted))
+    except Refused as conflict:
+        return conflict.message
+    return ""
 
 
 def apply_estate(
@@ -143,9 +168,14 @@ def _document(desk: Desk) -> Document:
             "credit_limit": accounts[seller.id].credit_limit_micros, "low_balance": seller.low_balance_micros,
             "caps": names.caps(CapScope.SELLER, seller.id),
         }  # fmt: skip
+    for provider in names.of(Provider):
+        rows["provider"][(provider.name,)] = _provider(provider)
+    for agent in names.of(Agent):
+        rows["agent"][(agent.name,)] = _agent(agent, names)
     for target in names.of(Target):
         rows["target"][(target.name,)] = {
-            "kind": target.kind.value, "address": target.address, "ring": target.ring_ms, "enabled": target.enabled,
+            "kind": target.kind.value, "address": target.address, "agent": names.name(target.agent_id),
+            "ring": target.ring_ms, "enabled": target.enabled,
             "schedule": names.name(target.schedule_id), "rate": names.name(target.rate_id),
             "payout": names.name(target.payout_rate_id), "caps": names.caps(CapScope.TARGET, target.id),
         }  # fmt: skip
@@ -160,6 +190,7 @@ def _document(desk: Desk) -> Document:
     for did in names.of(Did):
         rows["did"][(did.number,)] = {
             "trunk": names.name(did.trunk_id), "campaign": names.name(did.campaign_id),
+            "seller": "" if did.campaign_id else names.name(did.seller_id),
             "suspended": did.status is DidStatus.SUSPENDED, "caps": names.caps(CapScope.DID, did.id),
         }  # fmt: skip
     for block in desk.tx.rows(Block, desk.tenant_id):
@@ -185,6 +216,24 @@ def _trunk(trunk: Trunk) -> Values:
         "region": trunk.region, "auth": trunk.auth.value, "username": trunk.auth_username,
         "secret": trunk.auth_secret_ref, "transport": trunk.transport.value, "srtp": trunk.srtp, "nat": trunk.nat,
         "qualify": trunk.qualify_ms, "permit": _split(trunk.permit),
+    }  # fmt: skip
+
+
+def _provider(provider: Provider) -> Values:
+    return {
+        "kind": provider.kind.value, "url": provider.base_url, "key": provider.key_ref, "model": provider.model,
+        "text_model": provider.text_model, "voice": provider.voice, "deployment": provider.deployment,
+        "api_version": provider.api_version,
+    }  # fmt: skip
+
+
+def _agent(agent: Agent, names: _Names) -> Values:
+    return {
+        "providers": tuple(names.name(one) for one in chain_of(agent)), "voice": agent.voice,
+        "language": agent.language, "instructions": agent.instructions, "greeting": agent.greeting,
+        "tools": tuple(listed(agent.tools)), "max_duration": agent.max_duration_ms,
+        "max_cost": agent.max_cost_micros, "silence": agent.silence_ms, "transcripts": agent.transcripts,
+        "retention_days": agent.retention_days,
     }  # fmt: skip
 
 
@@ -335,6 +384,19 @@ def _set_seller(office: Office, key: Key, values: Values) -> None:
     sellers.set_seller(office, key[0], **named)
 
 
+def _provider_values(values: Values) -> dict[str, Any]:
+    named = _named(values, url="base_url", key="key_ref")
+    if "kind" in named:
+        named["kind"] = ProviderKind(named["kind"])
+    return named
+
+
+def _agent_values(values: Values) -> dict[str, Any]:
+    return _named(
+        values, max_duration="max_duration_ms", max_cost="max_cost_micros", silence="silence_ms"
+    )  # fmt: skip
+
+
 def _target_values(values: Values) -> dict[str, Any]:
     named = _named(values, ring="ring_ms")
     if "kind" in named:
@@ -380,8 +442,10 @@ def _add_rule(office: Office, key: Key, values: Values) -> None:
 
 
 def _add_did(office: Office, key: Key, values: Values) -> None:
-    suspended = values.pop("suspended", False)
+    suspended, seller = values.pop("suspended", False), values.pop("seller", "")
     dids.add_did(office, key[0], **values)
+    if seller:
+        dids.give_did_to_seller(office, key[0], seller)
     if suspended:
         dids.suspend_did(office, key[0], suspended=True)
 
@@ -395,6 +459,11 @@ def _set_did(office: Office, key: Key, values: Values) -> None:
         if values["campaign"]:
             dids.assign_did(office, key[0], values["campaign"])
         else:
+            dids.release_did(office, key[0])
+    if "seller" in values and not values.get("campaign"):
+        if values["seller"]:
+            dids.give_did_to_seller(office, key[0], values["seller"])
+        elif "campaign" not in values:
             dids.release_did(office, key[0])
     if "suspended" in values:
         dids.suspend_did(office, key[0], suspended=values["suspended"])
@@ -428,6 +497,8 @@ _ADD: Final[Mapping[str, Callable[[Office, Key, Values], Any]]] = {
     "schedule": lambda office, key, values: schedules.add_schedule(office, key[0], **values),
     "trunk": lambda office, key, values: trunks.add_trunk(office, key[0], **_trunk_values(values)),
     "seller": _add_seller,
+    "provider": lambda office, key, values: providers.add_provider(office, key[0], **_provider_values(values)),
+    "agent": lambda office, key, values: agents.add_agent(office, key[0], **_agent_values(values)),
     "target": _add_target,
     "campaign": _add_campaign,
     "rule": _add_rule,
@@ -439,6 +510,8 @@ _SET: Final[Mapping[str, Callable[[Office, Key, Values], Any]]] = {
     "schedule": lambda office, key, values: schedules.set_schedule(office, key[0], **values),
     "trunk": lambda office, key, values: trunks.set_trunk(office, key[0], **_trunk_values(values)),
     "seller": _set_seller,
+    "provider": lambda office, key, values: providers.set_provider(office, key[0], **_provider_values(values)),
+    "agent": lambda office, key, values: agents.set_agent(office, key[0], **_agent_values(values)),
     "target": lambda office, key, values: targets.set_target(office, key[0], **_target_values(values)),
     "campaign": lambda office, key, values: campaigns.set_campaign(office, key[0], **_campaign_values(values)),
     "rule": lambda office, key, values: targets.set_rule(office, *key, **values),
@@ -450,6 +523,8 @@ _REMOVE: Final[Mapping[str, Callable[[Office, Change], None]]] = {
     "schedule": _by_name(schedules.remove_schedule),
     "trunk": _by_name(trunks.remove_trunk),
     "seller": _by_name(sellers.remove_seller),
+    "provider": _by_name(providers.remove_provider),
+    "agent": _by_name(agents.remove_agent),
     "target": _by_name(targets.remove_target),
     "campaign": _by_name(campaigns.remove_campaign),
     "rule": _by_name(targets.remove_rule),

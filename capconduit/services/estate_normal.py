@@ -6,6 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from capconduit.domain.agents import (
+    DEFAULT_AZURE_VERSION,
+    DEFAULT_URL,
+    check_base_url,
+    check_greeting,
+    check_instructions,
+    check_language,
+    check_tools,
+    listed,
+)
 from capconduit.domain.blocklist import parse_pattern
 from capconduit.domain.numbers import parse_number
 from capconduit.domain.schedules import format_holidays, format_hours, parse_holidays, parse_hours
@@ -14,7 +24,7 @@ from capconduit.estate_file.document import path_of
 from capconduit.estate_file.schema import NOUNS, CapLimit, Document, Key, Values, format_cap, shown
 from capconduit.services import caps, rates, sellers, settings, trunks
 from capconduit.services.office import check_name
-from capconduit.vocab import CapMetric, TrunkAuth
+from capconduit.vocab import CapMetric, ProviderKind, TrunkAuth
 
 _DEFAULT_REGION = "default_region"
 
@@ -81,6 +91,13 @@ def _normal_values(noun: str, path: str, values: Values) -> None:
             values["currency"] = sellers.check_currency(values["currency"])
         if "region" in values:
             values["region"] = trunks.check_region(values["region"])
+        _normal_agents(noun, values)
+        if noun == "did" and values.get("campaign") and values.get("seller"):
+            raise UsageError(
+                "did-seller-twice",
+                f"campaign {values['campaign']} and seller {values['seller']}: it is the campaign's seller's",
+                "leave seller out, or campaign",
+            )
         if noun == "trunk" and values.get("auth") == TrunkAuth.DIGEST and values.get("username") == "":
             del values["username"]  # it is the trunk's name
         if values.get("then_after") == 0 and values.get("then_per_minute"):
@@ -89,6 +106,21 @@ def _normal_values(noun: str, path: str, values: Values) -> None:
                 "then_per_minute, but then_after is 0s: after how long does it begin?",
                 'give then_after like "60s", or leave then_per_minute out',
             )
+
+
+def _normal_agents(noun: str, values: Values) -> None:
+    """Texts of providers and agents as they are kept."""
+    if noun == "provider" and values.get("url"):
+        values["url"] = check_base_url(values["url"])
+    if noun == "provider" and values.get("url") == "" and "kind" in values:
+        values["url"] = DEFAULT_URL[ProviderKind(values["kind"])]
+    if noun == "provider" and values.get("api_version") == "" and values.get("kind") == ProviderKind.AZURE:
+        values["api_version"] = DEFAULT_AZURE_VERSION
+    if noun == "agent":
+        checks = {"language": check_language, "instructions": check_instructions, "greeting": check_greeting}
+        values |= {name: check(values[name]) for name, check in checks.items() if name in values}
+        if "tools" in values:
+            values["tools"] = tuple(listed(check_tools(values["tools"])))
 
 
 def _numbers(made: Document, current: Document, region: str) -> dict[Key, Values]:

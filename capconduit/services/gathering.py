@@ -1,7 +1,8 @@
 """The queue before the engine: what is asked waits a moment for others, so that they can share a transaction.
 
 A transaction costs much, however little is in it. While others have just been decided, more are about to come; and what
-nobody waits for rides with whatever comes next. Where little happens, nothing waits.
+nobody waits for rides with whatever comes next. Where little happens, nothing waits; where transactions follow each
+other closely, everything waits longer, because what they cost is then missing to all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ CALLER_WAITS_S: Final = 0.001  # a caller hears nothing until then
 CHANNEL_WAITS_S: Final = 0.004  # the call is over, its channel waits
 NOBODY_WAITS_S: Final = 0.020
 BUSY_S: Final = 0.004  # since the last batch
+RUSH_BATCHES: Final = 16  # so many within RUSH_S, and everything waits RUSH_FACTOR times as long
+RUSH_S: Final = 0.1
+RUSH_FACTOR: Final = 3
 
 Item = TypeVar("Item")
 
@@ -42,6 +46,7 @@ class Gathering(Generic[Item]):
         self._closed = False
         self._due_s = math.inf  # when the first of those that wait wants to begin
         self._taken_s = -math.inf  # when the last batch was over
+        self._batches_s: deque[float] = deque(maxlen=RUSH_BATCHES)  # when the last ones were handed out
 
     def __len__(self) -> int:
         return len(self._items)
@@ -65,7 +70,11 @@ class Gathering(Generic[Item]):
     def _due(self, patience_s: float) -> float:
         """When something that comes now wants to begin."""
         now_s = self._now_s()
-        if not self._patient or (patience_s < NOBODY_WAITS_S and now_s - self._taken_s > BUSY_S):
+        if not self._patient:
+            return now_s
+        if len(self._batches_s) == RUSH_BATCHES and now_s - self._batches_s[0] < RUSH_S:
+            return now_s + patience_s * RUSH_FACTOR
+        if patience_s < NOBODY_WAITS_S and now_s - self._taken_s > BUSY_S:
             return now_s
         return now_s + patience_s
 
@@ -76,6 +85,7 @@ class Gathering(Generic[Item]):
             while not self._closed and (wait_s := self._wait_s()) > 0:
                 self._wake.wait(wait_s if wait_s < math.inf else None)
             batch = [self._items.popleft() for _ in range(min(len(self._items), BATCH_MAX))]
+            self._batches_s.append(self._now_s())
             self._due_s = self._now_s() if self._items else math.inf  # those that are left begin at once
         return batch
 

@@ -8,8 +8,10 @@ nothing and keeps a record up to a month longer than the settings say; `exact` t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Final
 
 from capconduit.clock import Clock
@@ -17,15 +19,19 @@ from capconduit.domain.estate import Estate
 from capconduit.domain.model import Attempt, Cdr, Counter, Event, Hold, Node, Place, RecentCaller, Tombstone
 from capconduit.domain.settings import Settings
 from capconduit.domain.windows import window_start_ms
-from capconduit.errors import Refused, UsageError
+from capconduit.errors import NotFound, Refused, UsageError
 from capconduit.ids import ulid
 from capconduit.services.balances import Drift, verify_balances
 from capconduit.services.caps import CapDrift, verify_caps
 from capconduit.services.office import Office
+from capconduit.services.retention import Archive, Archived, drop
+from capconduit.services.rollups import roll_up_all
 from capconduit.services.setup import tenant_names
+from capconduit.store import archiving
 from capconduit.store.copying import Copied, Tell, copy_everything
 from capconduit.store.sqlstore import SqlStore
 from capconduit.store.store import Outdated, Store
+from capconduit.units import format_instant
 from capconduit.vocab import CapMetric, WindowKind
 
 DAY_MS: Final = 86_400_000
@@ -39,6 +45,7 @@ LOOKING_BACK_SLACK_MS: Final = DAY_MS  # beyond a rolling window and its bucket
 ROWS_AT_ONCE: Final = 500  # looked at in one transaction that only reads
 CALLS_AT_ONCE: Final = 50  # deleted in one that writes: calls with all their rows, or rows of what belongs to no call
 REST_S: Final = 0.01  # between two transactions
+ARCHIVED: Final = (Cdr, Event)  # what is written to files before it goes, where there is an archive
 FRESH_MS: Final = 15_000  # a daemon writes of itself every three seconds
 _TABLES: Final = {
     Cdr: "cdr", Attempt: "attempt", Hold: "hold", Place: "place", Event: "event", Tombstone: "tombstone",
@@ -48,10 +55,12 @@ _TABLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was taken away of a table in one transaction; `rows` None: a whole month's table."""
+    """What was taken away of a table in one transaction; `rows` None: a whole month's table. 0 with a
+    `file`: this archive is whole now; 0 without: it is being written."""
 
     table: str
     rows: int | None
+    file: Archived | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +69,105 @@ class _Plan:
 
     months: Sequence[tuple[type, int]]
     rows: Sequence[Outdated]
+    tenants: Mapping[str, str]  # names by id
 
 
 # --- pruning ----------------------------------------------------------------------------------------------------------
 
 
-def prune(store: Store, clock: Clock, *, before_ms: int | None = None, exact: bool = True) -> Iterator[Pruned]:
+def prune(
+    store: Store, clock: Clock, *, before_ms: int | None = None, exact: bool = True, archive: Archive | None = None
+) -> Iterator[Pruned]:
     """Take away what is over by the settings of each tenant, or (records, events, places) what is older than
     `before_ms`; yields after each transaction, for the caller to rest.
 
-    Raises UsageError for a `before_ms` too young, DatabaseError.
+    With an `archive`, records and events are in files before they go (see services/retention.py). Raises UsageError for
+    a `before_ms` too young, Refused where the archive cannot be written, DatabaseError.
     """
     plan = _plan(store, clock.now_ms(), before_ms, exact=exact)
+    _sum_records(store, clock, plan)
+    rows = plan.rows
+    if archive is not None:
+        yield from _archive(store, plan, archive)
+        rows = [what for what in rows if what.kind not in (*ARCHIVED, Attempt)]
     for kind, over_ms in plan.months:
-        for name in store.drop_months(kind, over_ms):
-            yield Pruned(name, None)
-    for what in plan.rows:
+        if archive is None or not _has_older(store, kind, over_ms):
+            for name in store.drop_months(kind, over_ms):
+                yield Pruned(name, None)
+    for what in rows:
         yield from _drop(store, what)
+
+
+def prune_records(
+    store: Store, clock: Clock, tenant: str, *, before_ms: int | None = None, archive: Archive | None = None
+) -> Iterator[Pruned]:
+    """The same for the records of calls of one tenant only, with their attempts and holds."""
+    plan = _records_of(store, clock, tenant, before_ms)
+    _sum_records(store, clock, plan)
+    rows = plan.rows
+    if archive is not None:
+        yield from _archive(store, plan, archive)
+        rows = [what for what in rows if what.kind is Hold]
+    for what in rows:
+        yield from _drop(store, what)
+
+
+def would_prune_records(store: Store, clock: Clock, tenant: str, *, before_ms: int | None = None) -> Sequence[Pruned]:
+    """How many records, attempts and holds of a tenant are over."""
+    return _counted(store, _records_of(store, clock, tenant, before_ms))
+
+
+def _records_of(store: Store, clock: Clock, tenant: str, before_ms: int | None) -> _Plan:
+    plan = _plan(store, clock.now_ms(), before_ms, exact=True)
+    ids = {name: id_ for id_, name in plan.tenants.items()}
+    if tenant not in ids:
+        raise NotFound("tenant", tenant, tuple(get_close_matches(tenant, ids, n=2)))
+    rows = [what for what in plan.rows if what.kind in (Cdr, Attempt, Hold) and what.tenant_id == ids[tenant]]
+    return _Plan((), rows, plan.tenants)
+
+
+def note_pruned(office: Office, noun: str, gone: Mapping[str, int | None], before_ms: int | None) -> None:
+    """Keep in the audit that somebody took rows away by hand: how many of which table (None: a month's as a whole)."""
+    subject = "what is over" if before_ms is None else f"before {format_instant(before_ms)}"
+    office.change(lambda desk: desk.changed(f"{noun}.prune", subject, None, dict(gone), estate=False), estate=False)
+
+
+def _sum_records(store: Store, clock: Clock, plan: _Plan) -> None:
+    """Sum the calls whose records are about to go, so that reports stay as they are. Little is left to sum: the daemon
+    does it all the time."""
+    if any(kind is Cdr for kind, _ in plan.months) or any(what.kind in (Cdr, Attempt) for what in plan.rows):
+        for _ in roll_up_all(store, clock.now_ms()):
+            time.sleep(REST_S)
+
+
+def _archive(store: Store, plan: _Plan, archive: Archive) -> Iterator[Pruned]:
+    """Write records and events to files, and take those away that are in whole ones."""
+    assert isinstance(store, SqlStore)  # whoever archives has a database
+    with archive.open():
+        for what in plan.rows:
+            if what.kind not in ARCHIVED:
+                continue
+            for batch in archive.batches(store, plan.tenants[what.tenant_id], what):
+                if batch.file is not None or not batch.keys:
+                    yield Pruned(_TABLES[batch.kind], 0, batch.file)
+                for first in range(0, len(batch.keys), CALLS_AT_ONCE):
+                    gone = drop(store, what, batch.keys[first : first + CALLS_AT_ONCE])
+                    yield from (Pruned(_TABLES[kind], rows) for kind, rows in gone.items() if rows)
+
+
+def _has_older(store: Store, kind: type, over_ms: int) -> bool:
+    """Whether a month that would be dropped has rows that no archive has: of a call that was settled just now."""
+    assert isinstance(store, SqlStore)
+    with store.transaction(write=False) as tx:
+        return archiving.has_below(tx, kind, ulid(window_start_ms(WindowKind.MONTH, over_ms, "UTC"), 0))
 
 
 def would_prune(store: Store, clock: Clock, *, before_ms: int | None = None) -> Sequence[Pruned]:
     """How many rows of each table are over; counters that only become free by pruning places are not among them."""
-    plan = _plan(store, clock.now_ms(), before_ms, exact=True)
+    return _counted(store, _plan(store, clock.now_ms(), before_ms, exact=True))
+
+
+def _counted(store: Store, plan: _Plan) -> Sequence[Pruned]:
     sums = dict.fromkeys(_TABLES.values(), 0)
     with store.transaction(write=False) as tx:
         for what in plan.rows:
@@ -113,7 +199,7 @@ def _plan(store: Store, now_ms: int, before_ms: int | None, *, exact: bool) -> _
             f"give a day that is at least {CDR_DAYS_LEAST} days ago",
         )
     with store.transaction(write=False) as tx:
-        tenants, estate = [tenant.id for tenant in tx.tenants()], tx.load_estate()
+        tenants, estate = {tenant.id: tenant.name for tenant in tx.tenants()}, tx.load_estate()
     rows: list[Outdated] = []
     months: dict[type, list[int | None]] = {Cdr: [], Event: []}
     for tenant_id in tenants:
@@ -128,7 +214,7 @@ def _plan(store: Store, now_ms: int, before_ms: int | None, *, exact: bool) -> _
     rows.append(Outdated(Tombstone, before_ms=now_ms - TOMBSTONE_DAYS * DAY_MS))
     # A month goes as a whole where no tenant wants anything of it any more.
     over = [(kind, min(c for c in cuts if c is not None)) for kind, cuts in months.items() if cuts and None not in cuts]
-    return _Plan(over, rows)
+    return _Plan(over, rows, tenants)
 
 
 def _cuts(settings: Settings, now_ms: int, before_ms: int | None) -> dict[type, int | None]:

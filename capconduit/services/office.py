@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
 from capconduit.clock import Clock
+from capconduit.domain.likeness import near_numbers
 from capconduit.domain.model import Audit, Campaign, Did, Entity, Rate, Schedule, Seller, Target, Tenant, Trunk
 from capconduit.domain.settings import Settings, settings_of
 from capconduit.errors import NotFound, Refused, UsageError
@@ -75,7 +76,7 @@ class Desk:
         found = self.tx.find(kind, self.tenant_id, **{column: name})
         if found is None:
             names = [str(getattr(row, column)) for row in self.tx.rows(kind, self.tenant_id)]
-            near = tuple(get_close_matches(name, names, n=NEAR_NAMES))
+            near = near_numbers(name, names) if kind is Did else tuple(get_close_matches(name, names, n=NEAR_NAMES))
             raise NotFound(noun or kind.__name__.lower(), name, near)
         return found
 
@@ -218,7 +219,7 @@ class _Remembering:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tx, name)
 
-    def find(self, kind: type[Any], tenant_id: str, **where: Any) -> Any:
+    def find(self, kind: type[Any], tenant_id: str, /, **where: Any) -> Any:
         if kind not in _REMEMBERED:
             return self._tx.find(kind, tenant_id, **where)
         known, key = self._found.setdefault(kind, {}), (tenant_id, *sorted(where.items()))

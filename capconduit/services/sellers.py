@@ -146,6 +146,7 @@ def suspend_seller(office: Office, name: str, *, suspended: bool) -> SellerView:
 
 def remove_seller(office: Office, name: str) -> None:
     """Remove a seller that never had money or calls. Raises Refused."""
+    from capconduit.services.requests import remove_requests_of  # only here
 
     def work(desk: Desk) -> None:
         seller = desk.named(Seller, name)
@@ -158,9 +159,10 @@ def remove_seller(office: Office, name: str) -> None:
         account = desk.tx.find(Account, desk.tenant_id, seller_id=seller.id)
         remove_caps_of(desk, CapScope.SELLER, seller.id)
         remove_blocks_of(desk, CapScope.SELLER, seller.id)
+        remove_requests_of(desk, seller.id)
         if account is not None:
             desk.tx.delete(account)
-        desk.remove("seller", seller, "remove its campaigns and release its DIDs first")
+        desk.remove("seller", seller, "remove its campaigns and users and release its DIDs first")
 
     office.change(work)
 

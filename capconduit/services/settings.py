@@ -75,6 +75,7 @@ _CHECKS: Final[dict[str, Callable[[str], str]]] = {
     "min_attestation": _attestation_or_none,
     "balance_sip_code": _one_of("402", "403"),
     "abuse_block": _off_or_a_while,
+    "transcripts": _one_of("on", "off"),
 }
 _SECONDS: Final = (1, 86_400)
 _DAYS: Final = (0, 36_500)
@@ -100,6 +101,12 @@ _BOUNDS: Final = {
     "abuse_trunk_short_percent": _PERCENT,
     "abuse_trunk_junk_percent": _PERCENT,
     "abuse_spike_factor": (0, 1_000),
+    "webhook_timeout_s": (1, 60),
+    "webhook_retry_s": (1, 600),
+    "webhook_tries": (1, 100),
+    "webhook_give_up_h": (1, 720),
+    "webhook_keep_days": (1, 365),
+    "notification_keep_days": (1, 3_650),
 }
 # A new cap counts its past from the records: of a month, or of the longest rolling window.
 # Abuse is over when half of what was too much is left; of one there is no half.

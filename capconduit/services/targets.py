@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
+from capconduit.domain.agents import Agent
 from capconduit.domain.books import Books, Changes
 from capconduit.domain.dialing import check_address
 from capconduit.domain.model import Campaign, Rate, Rule, RuleState, Schedule, Seller, Target, TargetState
@@ -48,6 +49,7 @@ class TargetView:
     payout: str
     state: TargetState
     health: Health
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class RuleView:
 def check_ring(ring_ms: int) -> int:
     """A ring time within its bounds. Raises UsageError."""
     if not RING_MS[0] <= ring_ms <= RING_MS[1]:
-        raise UsageError("ring-invalid", f"{ring_ms} ms is no ring time", "give 1s to 5m")
+        raise UsageError("ring-invalid", f"{format_span(ring_ms)} is no ring time", "give 1s to 5m")
     return ring_ms
 
 
@@ -73,13 +75,17 @@ def add_target(
     name: str,
     *,
     kind: TargetKind,
-    address: str,
+    address: str = "",
     ring_ms: int = DEFAULT_RING_MS,
     schedule: str = "",
     rate: str = "",
     payout: str = "",
+    agent: str = "",
 ) -> TargetView:
-    """A new, enabled target. Raises UsageError, NotFound, Refused."""
+    """A new, enabled target; of kind agent with the name of one, else with an address.
+
+    Raises UsageError, NotFound, Refused.
+    """
     check_name("target", name)
     check_address(kind, address)
     check_ring(ring_ms)
@@ -93,7 +99,9 @@ def add_target(
             ring_ms=ring_ms,
             enabled=True,
             **_chosen(desk, schedule=schedule, rate=rate, payout=payout),
+            agent_id=_agent_id(desk, agent),
         )
+        _check_agent(target)
         desk.add("target", target)
         desk.tx.insert(Books().target(desk.tenant_id, target.id))  # there to be locked from the first Dial on
         return _view(desk, target)
@@ -125,10 +133,12 @@ def set_target(
     schedule: str | None = None,
     rate: str | None = None,
     payout: str | None = None,
+    agent: str | None = None,
     **fields: Any,
 ) -> TargetView:
-    """Change kind, address, ring_ms, enabled, schedule or rates (empty: none).
+    """Change kind, address, agent, ring_ms, enabled, schedule or rates (empty: none).
 
+    A target that becomes an agent has no address any more, one that becomes something else no agent.
     Raises UsageError, NotFound, Refused (a campaign that goes there is kept in another currency).
     """
     if "ring_ms" in fields:
@@ -137,8 +147,15 @@ def set_target(
     def work(desk: Desk) -> TargetView:
         target = desk.named(Target, name)
         chosen = _chosen(desk, schedule=schedule, rate=rate, payout=payout)
-        changed = replace(target, **fields, **chosen, updated_ms=desk.now_ms)
+        if agent is not None:
+            chosen["agent_id"] = _agent_id(desk, agent)
+        kind = fields.get("kind", target.kind)
+        if kind is not target.kind and target.kind is TargetKind.AGENT:
+            chosen.setdefault("agent_id", None)
+        given = {"address": "", **fields} if kind is not target.kind and kind is TargetKind.AGENT else fields
+        changed = replace(target, **given, **chosen, updated_ms=desk.now_ms)
         check_address(changed.kind, changed.address)
+        _check_agent(changed)
         if rate or payout:
             for rule in desk.tx.rows(Rule, desk.tenant_id, target_id=target.id):
                 _check_currencies(desk, rule, changed)
@@ -233,6 +250,8 @@ class _Names:
         schedules = (one.schedule_id if isinstance(one, Target) else None,) if one else None
         self._rates: Mapping[str | None, str] = _names_of(desk, Rate, rates)
         self._schedules: Mapping[str | None, str] = _names_of(desk, Schedule, schedules)
+        agents = ((one.agent_id,) if isinstance(one, Target) else ()) if one else None
+        self._agents: Mapping[str | None, str] = _names_of(desk, Agent, agents)
         self._settings = desk.settings()
         self._desk = desk
 
@@ -246,6 +265,7 @@ class _Names:
             payout=self._rates.get(target.payout_rate_id, ""),
             state=known,
             health=health_of(known, self._settings, self._desk.now_ms),
+            agent=self._agents.get(target.agent_id, ""),
         )
 
     def rule(self, rule: Rule, campaign: str, target: str) -> RuleView:
@@ -256,7 +276,7 @@ class _Names:
 
 
 def _names_of(
-    desk: Desk, kind: type[Rate] | type[Schedule], ids: Sequence[str | None] | None
+    desk: Desk, kind: type[Rate] | type[Schedule] | type[Agent], ids: Sequence[str | None] | None
 ) -> Mapping[str | None, str]:
     """Names by ids; of all, where no ids are given."""
     if ids is None:
@@ -279,6 +299,23 @@ def _chosen(desk: Desk, *, rate: str | None, payout: str | None, schedule: str |
     if payout is not None:
         rows["payout_rate_id"] = rate_or_none(desk, payout)
     return {column: row.id if row else None for column, row in rows.items()}
+
+
+def _agent_id(desk: Desk, name: str) -> str | None:
+    """The id of the agent of that name; None for an empty one. Raises NotFound."""
+    return desk.named(Agent, name).id if name else None
+
+
+def _check_agent(target: Target) -> None:
+    """An agent's target leads to one, and no other does. Raises UsageError."""
+    if target.kind is TargetKind.AGENT and target.agent_id is None:
+        raise UsageError(
+            "agent-missing", f"target {target.name!r} is an agent's, and none is named", "add --agent NAME"
+        )
+    if target.kind is not TargetKind.AGENT and target.agent_id is not None:
+        raise UsageError(
+            "not-of-kind", f"target {target.name!r} is of kind {target.kind} and has no agent", "use --kind agent"
+        )
 
 
 def _check_currencies(desk: Desk, rule: Rule, target: Target) -> None:

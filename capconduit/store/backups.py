@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from capconduit.errors import DatabaseError, Refused
+from capconduit.errors import DatabaseError, Refused, UsageError
 from capconduit.store.rows import table_names
 from capconduit.store.sqlite import SqliteStore
 from capconduit.store.sqlstore import MIGRATIONS, SqlStore
@@ -50,18 +50,34 @@ def back_up(store: SqlStore, file: Path, tell: Tell, *, replace: bool = False) -
 def restore(store: SqlStore, file: Path, keep: Path | None) -> None:
     """Replace everything in `store` by what is in `file`. SQLite keeps what was there under the name `keep`.
 
-    Nobody else may work on the database. Raises Refused where the file is no backup of this engine, or of a newer
-    version; DatabaseError.
+    Nobody else may work on the database. Raises UsageError where there is no such file, Refused where it is no backup
+    of this engine, or of a newer version; DatabaseError.
     """
-    _refuse_own(store, file)
+    _check_kind(store, file)
     if isinstance(store, SqliteStore):
-        _check_head(file, _SQLITE_HEAD, "a SQLite database")
         _check_sqlite(file)
         _put_back(store, file, keep)
     else:
-        _check_head(file, _DUMP_HEAD, "a dump that pg_dump made (format custom)")
         store.close()
         _load_dump(store.url, file)
+
+
+def check(store: SqlStore, file: Path) -> int:
+    """Read all of `file` as a restore would, and change nothing; its size in bytes. Raises as `restore` does."""
+    _check_kind(store, file)
+    if isinstance(store, SqliteStore):
+        _check_sqlite(file)
+    else:
+        _tool("pg_restore", "", "--no-owner", "--no-privileges", f"--file={os.devnull}", str(file))
+    return file.stat().st_size
+
+
+def _check_kind(store: SqlStore, file: Path) -> None:
+    _refuse_own(store, file)
+    if isinstance(store, SqliteStore):
+        _check_head(file, _SQLITE_HEAD, "a SQLite database")
+    else:
+        _check_head(file, _DUMP_HEAD, "a dump that pg_dump made (format custom)")
 
 
 def _refuse_own(store: SqlStore, file: Path) -> None:
@@ -188,7 +204,8 @@ def _check_head(file: Path, head: bytes, what: str) -> None:
         with file.open("rb") as opened:
             found = opened.read(len(head))
     except OSError as error:
-        raise Refused("backup-unreadable", f"{file}: {error.strerror}", "give a backup that `db backup` made") from None
+        kind = UsageError if isinstance(error, FileNotFoundError) else Refused
+        raise kind("backup-unreadable", f"{file}: {error.strerror}", "give a backup that `db backup` made") from None
     if found != head:
         raise Refused(
             "backup-unreadable", f"{file} is not {what}", "give a backup of this engine; `db copy` changes engines"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
-from capconduit.domain import model
+from capconduit.domain import agents, deliveries, model, people, rollups
 from capconduit.errors import DriftError, Refused
 from capconduit.store import partitions
 from capconduit.store.rows import mapping
@@ -21,10 +21,15 @@ from capconduit.store.sqltransaction import SqlTransaction
 PAGE: Final = 2_000  # rows at a time
 # Everything there is, in an order in which what is referred to comes first.
 COPIED: Final[Sequence[type]] = (
-    model.Tenant, model.User, model.Seller, model.Account, model.Trunk, model.Rate, model.Schedule, model.Campaign,
-    model.Did, model.Target, model.Rule, model.Cap, model.Block, model.Setting, model.Audit, model.Node,
+    model.Tenant, model.Seller, model.User, people.Token, people.DidRequest, model.Account, model.Trunk, model.Rate,
+    model.Schedule, model.Campaign,
+    model.Did, agents.Provider, agents.Agent, model.Target, model.Rule, model.Cap, model.Block, model.Setting,
+    model.Audit, model.Node,
     model.Tombstone, model.Counter, model.TargetState, model.RuleState, model.RecentCaller, model.Call, model.Attempt,
     model.Place, model.Hold, model.LedgerKey, model.LedgerEntry, model.Cdr, model.Event,
+    rollups.Rollup, rollups.RollupName,
+    deliveries.Webhook, deliveries.NotificationRule, deliveries.Notification, deliveries.NotificationMark,
+    deliveries.Outbox, deliveries.Lane, deliveries.Delivery,
 )  # fmt: skip
 _MASK: Final = (1 << 64) - 1
 
@@ -68,6 +73,7 @@ def copy_everything(source: SqlStore, target: SqlStore, now_ms: int, tell: Tell)
             _refuse_rows(writing)
             sums = {kind: _copy(kind, reading, writing, tell) for kind in COPIED}
             version = reading.query("SELECT version FROM estate_version WHERE id = 1")[0][0]
+            writing.outward.decide_feeding()
             writing.query(f"UPDATE estate_version SET version = {int(version)} WHERE id = 1 RETURNING 1")  # noqa: S608
             return [_compared(kind, writing, sums[kind]) for kind in COPIED]
 

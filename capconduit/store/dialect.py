@@ -12,6 +12,7 @@ from capconduit.errors import DatabaseError, Refused
 # Locks that are no rows; see Dialect.name_locks.
 CHANNEL_LOCK: Final = "channel"
 CALLER_LOCK: Final = "caller"
+OUTBOX_LOCK: Final = "outbox"
 
 
 Column = tuple[str, str]  # name, SQL type

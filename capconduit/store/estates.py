@@ -32,7 +32,7 @@ KINDS: Final = {
     "blocks": model.Block,
 }
 ESTATE_ROWS: Final = frozenset(KINDS.values())
-VERSION_SQL: Final = "SELECT version FROM estate_version WHERE id = 1"
+VERSION_SQL: Final = "SELECT version, feeding FROM estate_version WHERE id = 1"
 KEPT_VERSIONS: Final = 1_000  # of which it is known what changed; whoever is farther behind reads everything
 MOST_CHANGES: Final = 2_000  # more than these are not read one by one
 _CHANGES: Final = "SELECT DISTINCT kind, row_key FROM estate_change WHERE version > :known LIMIT :most"
@@ -48,8 +48,8 @@ def touched(row: object) -> Touched:
 
 
 def note(db: Dialect, version: int, rows: Iterable[Touched]) -> None:
-    """Tell what has changed with `version`."""
-    changes = [(version, kind, key) for kind, key in sorted(rows)]
+    """Tell what has changed with `version`; of more than anybody reads one by one, only that they are more."""
+    changes = [(version, kind, key) for kind, key in sorted(rows)[: MOST_CHANGES + 1]]
     if changes:
         db.many(_NOTE, changes)
 

@@ -24,6 +24,7 @@ from capconduit.errors import DatabaseError, Refused
 from capconduit.store.dialect import (
     CALLER_LOCK,
     CHANNEL_LOCK,
+    OUTBOX_LOCK,
     Column,
     Dialect,
     RetryTransaction,
@@ -54,7 +55,7 @@ KEEPALIVE: Final[dict[str, Any]] = {
 
 _NAMED = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 
-_SEEDS: Final = {CHANNEL_LOCK: 0, CALLER_LOCK: 1}
+_SEEDS: Final = {CHANNEL_LOCK: 0, CALLER_LOCK: 1, OUTBOX_LOCK: 2}
 
 
 def _element(value: str) -> str:

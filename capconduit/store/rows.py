@@ -12,6 +12,7 @@ from typing import Any, Final, get_type_hints
 
 from capconduit.domain import model
 
+# Of classes that every command loads; the others say it themselves, in KEY. What neither has is kept by its id.
 KEYS: Final[dict[type, tuple[str, ...]]] = {
     model.Account: ("seller_id",),
     model.Setting: ("tenant_id", "name"),
@@ -64,7 +65,7 @@ def _make_mapping(kind: type[Any]) -> RowMapping:
         columns=columns,
         types={name: _sql_type(hints[name]) for name in columns},
         select=f"SELECT {', '.join(columns)} FROM {table}",  # noqa: S608 - names from our own classes
-        key=KEYS.get(kind, ("id",)),
+        key=KEYS.get(kind) or tuple(getattr(kind, "KEY", ("id",))),
         load=_loader(kind, columns, hints),
         values=attrgetter(*columns),
     )

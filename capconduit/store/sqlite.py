@@ -30,6 +30,7 @@ from capconduit.store.sqlstore import RETRIES, RETRY_PAUSE_S, SqlStore
 from capconduit.store.sqltransaction import SqlTransaction
 
 BUSY_TIMEOUT_MS: Final = 5_000
+CLOSE_S: Final = 5  # for transactions under way, when the store is closed
 CACHE_KIB: Final = 16_384
 STATEMENT_CACHE: Final = 256
 FILE_MODE: Final = 0o600
@@ -164,11 +165,23 @@ class SqliteStore(SqlStore):
         self._local = threading.local()
         self._all: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
+        self._idle = threading.Condition(self._guard)
+        self._busy: set[int] = set()  # connections in a transaction: closing one would end the process
 
     @contextmanager
     def transaction(self, *, write: bool, hurry: bool = False) -> Iterator[SqlTransaction]:  # noqa: ARG002
         """See store.Store. A writer waits up to BUSY_TIMEOUT_MS for another one."""
         connection = self._connection()
+        with self._guard:
+            self._busy.add(id(connection))
+        try:
+            yield from self._within(connection, write=write)
+        finally:
+            with self._guard:
+                self._busy.discard(id(connection))
+                self._idle.notify_all()
+
+    def _within(self, connection: sqlite3.Connection, *, write: bool) -> Iterator[SqlTransaction]:
         with _translated(self.path):
             connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
@@ -209,7 +222,12 @@ class SqliteStore(SqlStore):
         """See store.Store."""
         with self._guard:
             for connection in self._all:
-                connection.close()
+                if id(connection) in self._busy:  # an idle one would take it as said of its last words, the checkpoint
+                    connection.interrupt()
+            self._idle.wait_for(lambda: not self._busy, CLOSE_S)
+            for connection in self._all:
+                if id(connection) not in self._busy:
+                    connection.close()
             self._all.clear()
             self._local = threading.local()
 

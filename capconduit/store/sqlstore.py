@@ -20,7 +20,15 @@ Answer = TypeVar("Answer")
 
 RETRIES: Final = 5  # of a transaction that the engine aborted for concurrency
 RETRY_PAUSE_S: Final = 0.01
-MIGRATIONS: Final = ((1, "initial"), (2, "all_caps_and_money"), (3, "trunks_three_ways"))
+MIGRATIONS: Final = (
+    (1, "initial"),
+    (2, "all_caps_and_money"),
+    (3, "trunks_three_ways"),
+    (4, "rollups"),
+    (5, "people"),
+    (6, "outward"),
+    (7, "agents"),
+)
 
 
 class SqlStore(ABC):

@@ -30,6 +30,8 @@ from capconduit.domain.model import (
 from capconduit.ids import ulid
 from capconduit.store import estates, pruning
 from capconduit.store.dialect import CALLER_LOCK, CHANNEL_LOCK, Dialect, insert_sql
+from capconduit.store.notes import Notes
+from capconduit.store.rooms import Rooms
 from capconduit.store.rows import mapping
 from capconduit.store.store import LONGEST_CALL_MS, LOOK_BACK_MS, Outdated, Transaction
 from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, PlaceState
@@ -84,7 +86,7 @@ def _is_unused(place: Place) -> bool:
     return place.state is PlaceState.RELEASED and place.counted == 0
 
 
-class SqlTransaction(Transaction):
+class SqlTransaction(Rooms, Transaction):
     """Transaction over a Dialect. One that only reads locks nothing and makes no rows."""
 
     def __init__(self, dialect: Dialect, *, write: bool) -> None:
@@ -94,14 +96,15 @@ class SqlTransaction(Transaction):
         self._alone = False  # the estate is locked for a change: nobody else decides
         self._touched: set[estates.Touched] = set()  # rows of the estate whose change was not told yet
         self._version: int | None = None  # of the estate, where this transaction made a new one
+        self._notes = Notes(dialect)
 
-    def query(self, sql: str) -> list[Any]:
-        """Rows of a statement without parameters; for the store's own book-keeping."""
-        return self._db.query(sql, {})
+    def query(self, sql: str, values: Mapping[str, Any] | None = None) -> list[Any]:
+        """Rows of a statement; for the store's own book-keeping."""
+        return self._db.query(sql, values or {})
 
     # --- configuration and records ------------------------------------------------------------------------------------
 
-    def find(self, kind: type[Row], tenant_id: str, **where: Any) -> Row | None:
+    def find(self, kind: type[Row], tenant_id: str, /, **where: Any) -> Row | None:
         found = self.rows(kind, tenant_id, limit=2, **where)
         return found[0] if len(found) == 1 else None
 
@@ -109,9 +112,10 @@ class SqlTransaction(Transaction):
         self,
         kind: type[Row],
         tenant_id: str,
+        /,
         *,
-        since: tuple[str, int] | None = None,
-        until: tuple[str, int] | None = None,
+        since: tuple[str, int | str] | None = None,
+        until: tuple[str, int | str] | None = None,
         newest_first: str = "",
         limit: int | None = None,
         **where: Any,
@@ -139,9 +143,20 @@ class SqlTransaction(Transaction):
             self._touch(rows)
             m = mapping(type(rows[0]))
             self._db.insert(m.table, list(m.types.items()), [m.values(row) for row in rows])
+            self._notes.take(rows)
 
     def update(self, row: object) -> None:
         self._update(type(row), [row])
+
+    def update_all(self, rows: Sequence[Any]) -> None:
+        if rows:
+            self._must_write()
+            self._touch(rows)
+            m = mapping(type(rows[0]))
+            keys = [*m.key, "tenant_id"]
+            names = [name for name in m.columns if name not in keys]
+            values = [tuple(getattr(row, name) for name in (*names, *keys)) for row in rows]
+            self._db.update(m.table, [(n, m.types[n]) for n in names], [(k, m.types[k]) for k in keys], values)
 
     def delete(self, row: object) -> None:
         self._must_write()
@@ -170,7 +185,7 @@ class SqlTransaction(Transaction):
     def estate_version(self, *, for_change: bool = False) -> int:
         locks = self._db.estate_lock(alone=for_change) if self._writes else ()
         self._alone = self._alone or (for_change and self._writes)
-        return int(self._db.queries([*locks, (estates.VERSION_SQL, {})])[-1][0][0])
+        return self._notes.look(self._db.queries([*locks, (estates.VERSION_SQL, {})])[-1][0])
 
     def load_estate(self, known: Estate | None = None) -> Estate:
         return estates.load(self._db, known)
@@ -197,7 +212,7 @@ class SqlTransaction(Transaction):
         locks = self._db.estate_lock(alone=False) if self._writes else ()
         version: tuple[str, dict[str, Any]] = (estates.VERSION_SQL, {})
         found = self._load_channels(sorted(set(keys)), books, [*locks, version], now_ms)
-        return int(found[len(locks)][0][0])
+        return self._notes.look(found[len(locks)][0])
 
     def lock_calls(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> None:
         wanted = sorted(set(keys))
@@ -397,6 +412,7 @@ class SqlTransaction(Transaction):
         self._add(model.LedgerEntry, new.ledger)
         self._add(Cdr, new.cdrs)
         self._add(model.Event, new.events)
+        self._notes.take(new.events)
         self._upsert(Tombstone, new.tombstones)
 
     def _change(self, kind: type, rows: Sequence[Any]) -> None:
@@ -554,6 +570,7 @@ class SqlTransaction(Transaction):
             self._touch(rows)
             m = mapping(kind)
             self._db.many(insert_sql(m.table, m.columns), [m.values(row) for row in rows])
+            self._notes.take(rows)
 
     def _upsert(self, kind: type, rows: Sequence[Any]) -> None:
         if rows:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:  # quick commands start without the deciding half
     from capconduit.domain.estate import Estate
     from capconduit.domain.model import Call, Cap, Node, Tenant
     from capconduit.domain.needs import Needs
+    from capconduit.store.floor import FloorReads
+    from capconduit.store.rollups import Rollups
+    from capconduit.store.sqloutward import Outward
+    from capconduit.store.statements import StatementReads
+    from capconduit.store.tokens import Tokens
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
@@ -54,7 +59,7 @@ class Transaction(Protocol):
 
     # --- configuration and records: rows are the classes of domain/model.py -------------------------------------------
 
-    def find(self, kind: type[Row], tenant_id: str, **where: Any) -> Row | None:
+    def find(self, kind: type[Row], tenant_id: str, /, **where: Any) -> Row | None:
         """The one row of a tenant with these values, or None."""
         ...
 
@@ -62,9 +67,10 @@ class Transaction(Protocol):
         self,
         kind: type[Row],
         tenant_id: str,
+        /,
         *,
-        since: tuple[str, int] | None = None,
-        until: tuple[str, int] | None = None,
+        since: tuple[str, int | str] | None = None,
+        until: tuple[str, int | str] | None = None,
         newest_first: str = "",
         limit: int | None = None,
         **where: Any,
@@ -82,6 +88,10 @@ class Transaction(Protocol):
 
     def update(self, row: object) -> None:
         """Replace the row of the same key."""
+        ...
+
+    def update_all(self, rows: Sequence[object]) -> None:
+        """Replace the rows of the same keys, of one class, in one go."""
         ...
 
     def delete(self, row: object) -> None:
@@ -169,6 +179,22 @@ class Transaction(Protocol):
         """Until when the open holds of a node's calls pay for them, by call id (UTC ms)."""
         ...
 
+    def floor(self) -> FloorReads:
+        """The reads of whoever looks at the floor."""
+        ...
+
+    def tokens(self) -> Tokens:
+        """Tokens by what is brought of them, of any tenant."""
+        ...
+
+    def statements(self) -> StatementReads:
+        """The sums of a seller's statement."""
+        ...
+
+    def rollups(self) -> Rollups:
+        """What reports are summed from."""
+        ...
+
     # --- recounting ---------------------------------------------------------------------------------------------------
 
     def recount_cap(self, cap: Cap, start_ms: int, end_ms: int, width_ms: int = 0) -> Mapping[int, int]:
@@ -208,6 +234,13 @@ class Transaction(Protocol):
 
     def count_outdated(self, what: Outdated) -> int:
         """How many outdated rows there are."""
+        ...
+
+    # --- outwards -----------------------------------------------------------------------------------------------------
+
+    @property
+    def outward(self) -> Outward:
+        """What goes out: the outbox, deliveries, notifications."""
         ...
 
 

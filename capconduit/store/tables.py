@@ -15,7 +15,13 @@ from typing import Any, ClassVar
 from sqlalchemy import Index, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-from capconduit.store import call_tables  # noqa: F401 - registers the others
+from capconduit.store import (  # noqa: F401 - register the others
+    agent_tables,
+    call_tables,
+    outward_tables,
+    people_tables,
+    rollup_tables,
+)
 from capconduit.store.columns import WITHOUT_ROWID, added_big, added_flag, added_text, big, big_key, key, plain, ref
 
 
@@ -44,6 +50,8 @@ class UserTable(SQLModel, table=True):
     name: str = plain()
     role: str = plain()
     status: str = plain()
+    email: str = added_text()
+    seller_id: str | None = ref("seller.id")
 
 
 class SellerTable(SQLModel, table=True):
@@ -217,6 +225,7 @@ class TargetTable(SQLModel, table=True):
     schedule_id: str | None = ref("schedule.id")
     rate_id: str | None = ref("rate.id")
     payout_rate_id: str | None = ref("rate.id")
+    agent_id: str | None = ref("agent.id")
 
 
 class RuleTable(SQLModel, table=True):
@@ -316,6 +325,7 @@ class EstateVersionTable(SQLModel, table=True):
 
     id: int = big_key()
     version: int = big()
+    feeding: bool = added_flag()  # somebody wants events: each is noted in the outbox, too
 
 
 class EstateChangeTable(SQLModel, table=True):

@@ -38,7 +38,7 @@ def app(
     made = office(ctx, dry_run=True)
     found, version = plan_estate(made, document, prune=prune)
     if not found.changes:
-        emit_rows(rows(found), COLUMNS, out)
+        emit_rows(rows(found), COLUMNS, out, empty="")
         notice("the estate is as the file says")
         return
     apply_estate(made, document, prune=prune, version=version, force=force)  # what is refused is refused before asking

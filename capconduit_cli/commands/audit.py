@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from capconduit.units import format_micros
 from capconduit_cli.office import NOTHING_CHANGED, office
 from capconduit_cli.output import Column, Kind, Row, ShowOutput, confirm, emit_one, notice
 from capconduit_cli.params import DryRun, Yes, instant_option
@@ -31,6 +32,7 @@ COLUMNS: Final = (
 SHOW_COLUMNS: Final = (*COLUMNS, Column("before", Kind.ANY), Column("after", Kind.ANY))
 EntryId = Annotated[str, typer.Argument(metavar="ID", help="From `capconduit audit list`.")]
 SHOWN_CHARS: Final = 40
+MICROS: Final = "_micros"
 
 
 def row(entry: Audit) -> Row:
@@ -38,12 +40,20 @@ def row(entry: Audit) -> Row:
     from capconduit.services.audit import as_json, changes
 
     told = as_json(entry)
-    fields = [f"{name} {_short(a)} → {_short(b)}" for name, (a, b) in changes(entry).items()]
+    fields = [_change(name, a, b) for name, (a, b) in changes(entry).items()]
     return {
         "id": entry.id, "at_ms": entry.at_ms, "actor": entry.actor, "action": entry.action, "subject": entry.subject,
         "changed": "; ".join(fields) if entry.before and entry.after else "", "before": told["before"],
         "after": told["after"],
     }  # fmt: skip
+
+
+def _change(name: str, before: object, after: object) -> str:
+    """`ring_ms 20000 → 25000`; money in units instead of micros."""
+    if name.endswith(MICROS):
+        name = name.removesuffix(MICROS)
+        before, after = (format_micros(v, trim=True) if isinstance(v, int) else v for v in (before, after))
+    return f"{name} {_short(before)} → {_short(after)}"
 
 
 def _short(value: object) -> str:
@@ -70,7 +80,8 @@ def list_(
     from capconduit.services.audit import list_audit
 
     where = {name: text for name, text in (("action", action), ("subject", subject), ("actor", actor)) if text}
-    found = list_audit(office(ctx), since_ms=since, until_ms=until, limit=out.limit + 1, **where)
+    limit = None if out.filter or out.sort else out.limit + 1  # one more than is shown, to know of more
+    found = list_audit(office(ctx), since_ms=since, until_ms=until, limit=limit, **where)
     emit_recent(found, row, COLUMNS, out)
 
 

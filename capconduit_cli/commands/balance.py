@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from capconduit.errors import DriftError, UsageError
 from capconduit.units import format_instant
+from capconduit.vocab import StatementGroup
 from capconduit_cli.amounts import Amount, amount_option, parse_signed_amount
 from capconduit_cli.errors import ThresholdCrossed
 from capconduit_cli.names import SellerName
 from capconduit_cli.office import emit_change, office, well
-from capconduit_cli.output import ChangeOutput, Column, Kind, ListOutput, Row, ShowOutput, emit_one, emit_rows, notice
+from capconduit_cli.output import (
+    ChangeOutput,
+    Column,
+    Kind,
+    ListOutput,
+    OutputFormat,
+    Row,
+    ShowOutput,
+    emit_one,
+    emit_rows,
+    emit_text,
+    notice,
+)
 from capconduit_cli.params import DryRun, instant_option
 from capconduit_cli.rows import RecentOutput, emit_recent
-from capconduit_cli.typer_seam import NounApp
+from capconduit_cli.typer_seam import Bundle, NounApp
 
 if TYPE_CHECKING:
     from capconduit.domain.model import LedgerEntry
@@ -38,6 +52,7 @@ COLUMNS: Final = (
     Column("low_balance", Kind.MONEY),
     Column("status"),
 )
+ADD_COLUMNS: Final = (*COLUMNS, Column("added", Kind.BOOL))
 LEDGER_COLUMNS: Final = (
     Column("id"),
     Column("at", Kind.INSTANT, source="created_ms"),
@@ -81,6 +96,34 @@ DRIFT_COLUMNS: Final = (
     Column("recounted", Kind.MONEY),
     Column("currency"),
 )
+
+
+class StatementForm(StrEnum):
+    """Forms of a statement."""
+
+    TEXT = "text"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
+
+
+@dataclass(frozen=True)
+class StatementOutput(Bundle):
+    """`-o` and `--json` of a statement."""
+
+    output: Annotated[
+        StatementForm | None, typer.Option("--output", "-o", help="Form of the statement.", show_default="text")
+    ] = None
+    json: Annotated[bool, typer.Option("--json", help="Short for --output json.")] = False
+
+    def __post_init__(self) -> None:
+        if self.json and self.output not in (None, StatementForm.JSON):
+            raise UsageError("output-conflict", f"--json and --output {self.output} exclude each other", "give one")
+
+    @property
+    def format(self) -> StatementForm:
+        """The form that was asked for."""
+        return StatementForm.JSON if self.json else self.output or StatementForm.TEXT
 
 
 KEY_HELP: Final = "A key of your own: the same one again adds nothing."
@@ -188,7 +231,8 @@ def add(
 ) -> None:
     """Add money to a seller's account, or take it back.
 
-    No more can be taken back than is available: what live calls hold is theirs. Prints the account as it is then.
+    No more can be taken back than is available: what live calls hold is theirs. Prints the account as it is then, and
+    whether anything was added: with a --key that was used before nothing is.
     """
     from capconduit.services.balances import post_adjustment, show_balance
 
@@ -199,7 +243,7 @@ def add(
     after = show_balance(made, seller)
     if dry_run and posted.fresh:
         after = replace(before, account=replace(before.account, balance_micros=posted.entry.balance_after_micros))
-    emit_change(made, row(after), COLUMNS, out)
+    emit_change(made, {**row(after), "added": posted.fresh}, ADD_COLUMNS, out)
     if not posted.fresh:
         notice(_used_before(key, posted.entry))
 
@@ -221,19 +265,22 @@ def correct(
     out: ChangeOutput,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the ledger.")],
     key: Annotated[str | None, typer.Option("--key", metavar="TEXT", help=KEY_HELP)] = None,
+    beyond: Annotated[
+        bool, typer.Option("--beyond", help="Though the entry is turned into its opposite: its sign was wrong.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Correct a ledger entry by another one that names it.
 
-    No more can be taken back than is available. A correction is not corrected: correct its entry once more. Prints
-    the correction with the sum of all that the entry has.
+    No more can be taken back than is available, and no more be undone than the entry did. A correction is not
+    corrected: correct its entry once more. Prints the correction with the sum of all that the entry has.
     """
     from capconduit.services.balances import correct as post_correction
     from capconduit.services.balances import entry_currency
 
     made = office(ctx, dry_run=dry_run)
     micros = amount.within(entry_currency(made, entry) or amount.currency)
-    correction = post_correction(made, entry, micros, reason=reason, key=_given_key(key))
+    correction = post_correction(made, entry, micros, reason=reason, key=_given_key(key), beyond=beyond)
     emit_change(made, correction_row(correction), CORRECTION_COLUMNS, out)
     if not correction.posted.fresh:
         notice(_used_before(key, correction.posted.entry))
@@ -277,14 +324,52 @@ def check(
     found = check_balances(
         office(ctx), below_micros=below.micros if below else None, currency=below.currency if below else ""
     )
-    emit_rows((low_row(low) for low in found), LOW_COLUMNS, out)
+    emit_rows((low_row(low) for low in found), LOW_COLUMNS, out, empty="")
     if found:
         raise ThresholdCrossed(
             "balance-low",
-            f"{len(found)} sellers have less than they should",
+            f"{len(found)} sellers have less than they should" if found[1:] else "1 seller has less than it should",
             "`capconduit balance add SELLER AMOUNT --reason TEXT` adds money",
         )
     well("every seller has enough")
+
+
+@app.verb(
+    "statement",
+    "capconduit balance statement acme --month 2026-10",
+    "capconduit balance statement acme --month last -o html > acme.html",
+    "capconduit balance statement acme --month this --by rate --json",
+)
+def statement(
+    ctx: typer.Context,
+    seller: SellerName,
+    out: StatementOutput,
+    month: Annotated[
+        str, typer.Option("--month", metavar="2026-10|this|last", help="Which month of the seller's time zone.")
+    ] = "last",
+    by: Annotated[StatementGroup, typer.Option("--by", help="What calls are grouped by.")] = StatementGroup.CAMPAIGN,
+) -> None:
+    """A seller's statement of a month: what there was, its calls in groups, all else that moved, what was left.
+
+    It adds up to the millionth, and goes by the entries of the ledger: a call belongs to the month that it was settled
+    in. Where anything is not the sum of its parts there is no statement, but the difference and exit code 5. Forms:
+    text, csv (line by line, with the running balance), json, html (a page that stands alone, to be printed).
+    """
+    import json
+
+    from capconduit.services.statements import statement_of
+    from capconduit_cli.statement import content, forms
+
+    made = statement_of(office(ctx), seller, month, by)
+    match out.format:
+        case StatementForm.JSON:
+            emit_text(json.dumps(forms.as_json(made), indent=2).splitlines())
+        case StatementForm.CSV:
+            emit_rows(content.lines(made), content.COLUMNS, ListOutput(output=OutputFormat.CSV))
+        case StatementForm.HTML:
+            emit_text(forms.as_html(made).splitlines())
+        case _:
+            emit_text(forms.as_text(made))
 
 
 @app.verb("verify", "capconduit balance verify")
@@ -296,7 +381,7 @@ def verify(ctx: typer.Context, out: ListOutput) -> None:
     from capconduit.services.balances import verify_balances
 
     drifts = verify_balances(office(ctx))
-    emit_rows((drift_row(drift) for drift in drifts), DRIFT_COLUMNS, out)
+    emit_rows((drift_row(drift) for drift in drifts), DRIFT_COLUMNS, out, empty="")
     if drifts:
         raise DriftError(
             "balance-drift",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import sys
+import io
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from capconduit.errors import UsageError
+from capconduit_cli.bulk.importing import ListFile, Update, carry_out
 from capconduit_cli.names import CAMPAIGNS, SELLERS, BlockName, name_option
 from capconduit_cli.office import NOTHING_CHANGED, destroy, emit_change, given, office
 from capconduit_cli.output import ChangeOutput, Column, Kind, ListOutput, Row, ShowOutput, emit_one, emit_rows, notice
@@ -111,22 +112,18 @@ def add(
     if pattern is not None:
         emit_change(made, row(add_block(made, pattern, where, **more)), COLUMNS, out)
         return
+    assert from_file is not None  # one of both, as was looked at above
     added, there = add_blocks(made, list(_entries(from_file)), where, rest=lambda: time.sleep(REST_S), **more)
     notice(f"{added} are blocked now, {there} were already")
     if dry_run:
         notice(NOTHING_CHANGED)
 
 
-def _entries(source: Path | None) -> Iterator[Entry]:
+def _entries(source: Path) -> Iterator[Entry]:
     """The lines of a file, or of standard input for `-`. Raises UsageError for what is no text."""
-    if source is None or str(source) == "-":
-        yield from _read(sys.stdin)
-        return
-    try:
-        with source.open(encoding="utf-8-sig", newline="") as lines:
-            yield from _read(lines)
-    except UnicodeDecodeError:
-        raise UsageError("file-invalid", f"{source} is no text in UTF-8", "write one pattern a line") from None
+    from capconduit_cli.bulk.reader import read_text
+
+    yield from _read(io.StringIO(read_text(source)))
 
 
 def _read(lines: Iterable[str]) -> Iterator[Entry]:
@@ -140,6 +137,26 @@ def _read(lines: Iterable[str]) -> Iterator[Entry]:
             raise UsageError("file-invalid", f"line {number} is no pattern", "write one pattern a line")
         pattern, *rest = next(csv.reader([text], skipinitialspace=True))
         yield Entry(number, pattern.strip(), ",".join(rest).strip())
+
+
+@app.verb(
+    "import",
+    "capconduit block import blocks.csv --dry-run",
+    "capconduit block import blocks.csv --update",
+)
+def import_(
+    ctx: typer.Context, source: ListFile, out: ChangeOutput, update: Update = False, dry_run: DryRun = False
+) -> None:
+    """Add the blocks of a list: pattern, and if wanted scope with name (seller, campaign), reason, expires.
+
+    The first line names the columns, in any order; a list that `block list -o csv` wrote is one. All or nothing: where
+    any line is wrong, all that are wrong are told and nothing changes. With --update the reason and the end of those
+    that hold already become what their line says. Many thousand patterns are better added by `add --from-file`.
+    """
+    from capconduit.services.bulk_blocks import COLUMNS as LISTED
+    from capconduit.services.bulk_blocks import import_blocks
+
+    carry_out(ctx, source, LISTED, import_blocks, out, update=update, dry_run=dry_run)
 
 
 @app.verb("list", "capconduit block list", "capconduit block list --campaign solar --filter expired=no --json")

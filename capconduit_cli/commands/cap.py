@@ -280,7 +280,7 @@ def verify(
     from capconduit.services.caps import verify_caps
 
     drifts = verify_caps(office(ctx, dry_run=dry_run), fix=fix)
-    emit_rows((drift_row(drift) for drift in drifts), DRIFT_COLUMNS, out)
+    emit_rows((drift_row(drift) for drift in drifts), DRIFT_COLUMNS, out, empty="")
     if not drifts:
         well("every counter is what its places say")
         return

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from capconduit.errors import Refused, UsageError
 from capconduit_cli import story
-from capconduit_cli.names import CAMPAIGNS, DIDS, SELLERS, EndedCall, name_option
+from capconduit_cli.archives import PRUNED_COLUMNS, ArchiveChoice, ExportForm, ExportTo, chosen_archive, emit_pruned
+from capconduit_cli.names import CAMPAIGNS, DIDS, SELLERS, TARGETS, EndedCall, name_option
 from capconduit_cli.office import office
-from capconduit_cli.output import Column, Kind, ListOutput, OutputFormat, Row, ShowOutput, emit_one, emit_rows
-from capconduit_cli.params import instant_option
+from capconduit_cli.output import Column, Kind, ListOutput, OutputFormat, Row, ShowOutput, confirm, emit_one, emit_rows
+from capconduit_cli.params import DryRun, Yes, instant_option
 from capconduit_cli.rows import RecentOutput, emit_recent
 from capconduit_cli.typer_seam import NounApp
 
 if TYPE_CHECKING:
     from capconduit.domain.model import Cdr
+
+__all__ = ["PRUNED_COLUMNS", "app"]  # its keys are documented with the noun
 
 app = NounApp("Rejected calls have a record too. `capconduit explain` tells the whole story of one call.")
 
@@ -73,6 +78,7 @@ Since = Annotated[int | None, instant_option("--since", help="Calls that arrived
 Until = Annotated[int | None, instant_option("--until", help="Calls that arrived before this time.")]
 OfSeller = Annotated[str | None, name_option("--seller", SELLERS, "Only calls of this seller.")]
 OfCampaign = Annotated[str | None, name_option("--campaign", CAMPAIGNS, "Only calls of this campaign.")]
+OfTarget = Annotated[str | None, name_option("--target", TARGETS, "Only calls that this target took, or failed last.")]
 OnNumber = Annotated[str | None, name_option("--did", DIDS, "Only calls on this number.")]
 RejectedFor = Annotated[
     str | None,
@@ -95,23 +101,44 @@ def row(cdr: Cdr) -> dict[str, Any]:
     return values
 
 
+class ExportedForm(StrEnum):
+    """Forms of exports: those of all output, and Parquet."""
+
+    CSV = "csv"
+    JSON = "json"
+    JSONL = "jsonl"
+    PLAIN = "plain"
+    TABLE = "table"
+    PARQUET = "parquet"
+
+
 @dataclass(frozen=True)
 class ExportOutput(ListOutput):
     """Output options of exports: CSV where nothing else is asked for."""
 
     output: Annotated[
-        OutputFormat | None, typer.Option("--output", "-o", help="Form of the output.", show_default="csv")
-    ] = None
+        ExportedForm | None,
+        typer.Option("--output", "-o", help="Form of the output; parquet needs pyarrow.", show_default="csv"),
+    ] = None  # type: ignore[assignment]  # one form more than elsewhere
 
     @property
     def format(self) -> OutputFormat:
-        """The form that was asked for."""
-        return OutputFormat.CSV if self.output is None and not self.json else super().format
+        """The form that was asked for; of Parquet, which `parquet` tells, any."""
+        if self.json:
+            return OutputFormat.JSON
+        return OutputFormat.CSV if self.output is None or self.parquet else OutputFormat(self.output.value)
+
+    @property
+    def parquet(self) -> bool:
+        """Whether Parquet was asked for."""
+        return self.output is not None and self.output.value == ExportedForm.PARQUET
 
 
-def _where(seller: str | None, campaign: str | None, did: str | None, reject: str | None) -> dict[str, Any]:
+def _where(
+    seller: str | None, campaign: str | None, target: str | None, did: str | None, reject: str | None
+) -> dict[str, Any]:
     """The columns that calls are chosen by. Raises UsageError."""
-    named = (("seller", seller), ("campaign", campaign), ("did", did))
+    named = (("seller", seller), ("campaign", campaign), ("target", target), ("did", did))
     where: dict[str, Any] = {name: value for name, value in named if value}
     return where if reject is None else where | _reject_filter(reject)
 
@@ -144,13 +171,14 @@ def list_(
     until: Until = None,
     seller: OfSeller = None,
     campaign: OfCampaign = None,
+    target: OfTarget = None,
     did: OnNumber = None,
     reject: RejectedFor = None,
 ) -> None:
     """List ended calls, the newest first."""
     from capconduit.services.calls import CDR_PAGE, each_cdr
 
-    where = _where(seller, campaign, did, reject)
+    where = _where(seller, campaign, target, did, reject)
     page = CDR_PAGE if out.filter or out.sort else min(out.limit + 1, CDR_PAGE)
     emit_recent(each_cdr(office(ctx), since_ms=since, until_ms=until, page=page, **where), row, COLUMNS, out)
 
@@ -159,6 +187,7 @@ def list_(
     "export",
     "capconduit cdr export --since 2026-11-01 --until 2026-12-01 > november.csv",
     "capconduit cdr export --campaign solar -o jsonl --fields call_id,arrived,amount,payout,margin,currency",
+    "capconduit cdr export --target buyer1 --since monday",
 )
 def export(
     ctx: typer.Context,
@@ -167,17 +196,71 @@ def export(
     until: Until = None,
     seller: OfSeller = None,
     campaign: OfCampaign = None,
+    target: OfTarget = None,
     did: OnNumber = None,
     reject: RejectedFor = None,
 ) -> None:
     """Write all ended calls, the newest first, for other programs: CSV unless another form is asked for.
 
-    The fields are those of `list`. Any number of calls is written as they are read.
+    The fields are those of `list`. Any number of calls is written as they are read. In CSV a text that a spreadsheet
+    would take for a formula has an apostrophe before it; numbers and telephone numbers have none.
     """
     from capconduit.services.calls import each_cdr
 
-    found = each_cdr(office(ctx), since_ms=since, until_ms=until, **_where(seller, campaign, did, reject))
-    emit_rows((row(cdr) for cdr in found), COLUMNS, out)
+    found = each_cdr(office(ctx), since_ms=since, until_ms=until, **_where(seller, campaign, target, did, reject))
+    writer = None
+    if out.parquet:
+        from capconduit_cli.parquet import write_parquet
+
+        writer = write_parquet
+    emit_rows((row(cdr) for cdr in found), COLUMNS, out, writer)
+
+
+@app.verb(
+    "prune",
+    "capconduit cdr prune --dry-run",
+    "capconduit cdr prune --before 2026-01-01 --export-to /var/lib/capconduit/archive --yes",
+)
+def prune(
+    ctx: typer.Context,
+    out: ListOutput,
+    before: Annotated[
+        int | None,
+        instant_option(
+            "--before",
+            metavar="DATE",
+            help="Records older than this, whatever cdr_keep_days says; a day at least 40 days ago.",
+        ),
+    ] = None,
+    export_to: ExportTo = None,
+    export_form: ExportForm = ArchiveChoice.JSONL,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Take away old records of this tenant's calls, with their attempts; lists the rows that went.
+
+    Balances, the ledger, statements of money and what caps have used do not change. With --export-to, or
+    database.archive in the configuration, records are first written to files, one for each month, with their attempts
+    and traces; only what is in a file that is whole and was read back is taken away. `capconduit db prune` does it for
+    all tenants, and for events.
+    """
+    from capconduit.services import growth
+
+    made, archive = office(ctx), chosen_archive(ctx, export_to, export_form)
+    would = growth.would_prune_records(made.store, made.clock, made.tenant, before_ms=before)
+
+    def note(gone: Mapping[str, int | None]) -> None:
+        growth.note_pruned(made, "cdr", gone, before)
+
+    if dry_run:
+        emit_pruned(would, out, dry_run=True, note=note)
+        return
+    records = next((step.rows for step in would if step.table == "cdr"), 0)
+    if records:
+        kept = f"after writing them to {archive.directory}" if archive else "without a copy"
+        confirm(f"Take away {records:,} records of calls, {kept}?", yes=yes)
+    steps = growth.prune_records(made.store, made.clock, made.tenant, before_ms=before, archive=archive)
+    emit_pruned(steps, out, dry_run=False, note=note)
 
 
 @app.verb("show", "capconduit cdr show 01KAH7Z5R3M2C9W8X1Y4T6V0QN --json")

@@ -223,6 +223,10 @@ def _replace(target: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(target)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # it would name the hidden file, or none
+            raise Refused(
+                "file-failed", f"{target}: {error.strerror}", "nothing was changed; is the disk full?"
+            ) from error
         raise

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from capconduit.errors import DriftError, PeerError, Refused, UsageError
-from capconduit.units import format_instant, format_micros
+from capconduit.units import format_instant
 from capconduit_cli.app import state
-from capconduit_cli.office import NOTHING_CHANGED, office, well
-from capconduit_cli.output import Column, Kind, ListOutput, Row, confirm, emit_rows, notice
+from capconduit_cli.archives import PRUNED_COLUMNS, ArchiveChoice, ExportForm, ExportTo, chosen_archive, emit_pruned
+from capconduit_cli.office import NOTHING_CHANGED, actor, office, well
+from capconduit_cli.output import Column, Kind, ListOutput, confirm, emit_rows, notice
 from capconduit_cli.params import DryRun, Yes, instant_option
 from capconduit_cli.typer_seam import NounApp
 
 if TYPE_CHECKING:
     from capconduit.services.growth import Verified
-    from capconduit.services.office import Office
     from capconduit.store.copying import Tell
 
 app = NounApp("Where it is says database.url in the configuration. `capconduit init` creates it.")
+
+__all__ = ["PRUNED_COLUMNS", "app"]  # its keys are documented with the noun
 
 MIGRATION_COLUMNS: Final = (Column("migration"),)
 DRIFT_COLUMNS: Final = (
@@ -33,8 +35,8 @@ DRIFT_COLUMNS: Final = (
     Column("subject"),
     Column("recorded"),
     Column("recounted"),
+    Column("fix"),
 )
-PRUNED_COLUMNS: Final = (Column("table"), Column("rows", Kind.INT))
 COPIED_COLUMNS: Final = (Column("table"), Column("rows", Kind.INT), Column("checksum"))
 
 
@@ -51,38 +53,44 @@ def upgrade(ctx: typer.Context, out: ListOutput, dry_run: DryRun = False) -> Non
     store = open_store(state(ctx).config.database.url)
     ctx.call_on_close(store.close)
     names = pending_migrations(store) if dry_run else prepare_database(store, SystemClock())
-    emit_rows(({"migration": name} for name in names), MIGRATION_COLUMNS, out)
+    emit_rows(({"migration": name} for name in names), MIGRATION_COLUMNS, out, empty="")
     if not names:
         notice("the database is up to date")
     elif dry_run:
         notice(NOTHING_CHANGED)
 
 
-@app.verb("verify", "capconduit db verify")
+@app.verb("verify", "capconduit db verify", "capconduit db verify --json")
 def verify(ctx: typer.Context, out: ListOutput) -> None:
-    """Check the version of the schema, and of all tenants that balances and counters of caps add up.
+    """Check that everything in the database adds up, of all tenants.
 
-    Lists what does not, with exit code 5; says nothing where all is well.
+    That is: the file and the version of its tables; that nothing refers to what is not there; balances against the
+    ledger and holds against live calls; what the ledger took against the records of calls; places against live calls,
+    and counters of caps against places; and the sums of reports against the records. Nothing is changed, and calls may
+    go on meanwhile.
+
+    Lists what does not add up and what to do about it, with exit code 5; says nothing where all is well.
     """
-    from capconduit.services.office import Office
-    from capconduit.services.setup import tenant_names
+    from capconduit.clock import SystemClock
+    from capconduit.services.stores import check_schema, open_store
+    from capconduit.services.verifying import verify as findings
 
-    made = office(ctx)
-    tenants = tenant_names(made.store)
-    offices = [Office(made.store, made.clock, tenant=name, actor=made.actor) for name in tenants]
-    drifts = [row for one in offices for row in _drifts(one)]
-    emit_rows(drifts, DRIFT_COLUMNS, out)
-    if drifts:
-        raise DriftError(
-            "database-drift",
-            f"{len(drifts)} numbers do not add up",
-            "`capconduit balance verify` and `capconduit cap verify --fix`",
-        )
-    well("the schema is current, balances and counters add up")
+    store = open_store(state(ctx).config.database.url)
+    ctx.call_on_close(store.close)
+    check_schema(store)
+    found = list(findings(store, SystemClock(), actor(os.environ)))
+    emit_rows((asdict(one) for one in found), DRIFT_COLUMNS, out, empty="")
+    if found:
+        many = f"{len(found)} things do" if len(found) > 1 else "one thing does"
+        raise DriftError("database-drift", f"{many} not add up", "the column `fix` says what to do")
+    well("the schema is current, nothing is missing, and everything adds up")
 
 
 @app.verb(
-    "prune", "capconduit db prune", "capconduit db prune --dry-run", "capconduit db prune --before 2026-01-01 --yes"
+    "prune",
+    "capconduit db prune",
+    "capconduit db prune --dry-run",
+    "capconduit db prune --before 2026-01-01 --export-to /var/lib/capconduit/archive --yes",
 )
 def prune(
     ctx: typer.Context,
@@ -95,6 +103,8 @@ def prune(
             help="What is older than this, whatever the settings say; a day at least 40 days ago.",
         ),
     ] = None,
+    export_to: ExportTo = None,
+    export_form: ExportForm = ArchiveChoice.JSONL,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -103,24 +113,21 @@ def prune(
     How long records, events and places are kept say the settings cdr_keep_days, event_keep_days and place_keep_days.
     Balances, the ledger, what caps have used, and calls that are up do not change. The daemon does the same once a day;
     with PostgreSQL it leaves a month alone until all of it is over. Calls go on meanwhile.
+
+    With --export-to, or database.archive in the configuration, records and events are first written to files, one for
+    each month; what is in a file that is whole and was read back is taken away, nothing else. Interrupted, it goes on
+    where it was when it is run again: nothing is lost, nothing is written twice.
     """
     from capconduit.services import growth
 
-    made = office(ctx)
+    made, archive = office(ctx), chosen_archive(ctx, export_to, export_form)
     if dry_run:
-        gone = {step.table: step.rows for step in growth.would_prune(made.store, made.clock, before_ms=before)}
+        steps: Iterable[growth.Pruned] = growth.would_prune(made.store, made.clock, before_ms=before)
     else:
         if before is not None:
             confirm(f"Take away all records and events from before {format_instant(before)}?", yes=yes)
-        gone = {}
-        for step in growth.prune(made.store, made.clock, before_ms=before):
-            gone[step.table] = None if step.rows is None else (gone.get(step.table) or 0) + step.rows
-            time.sleep(growth.REST_S)
-    emit_rows(({"table": table, "rows": rows} for table, rows in gone.items()), PRUNED_COLUMNS, out)
-    if dry_run:
-        notice(NOTHING_CHANGED)
-    elif not gone:
-        well("nothing is over")
+        steps = growth.prune(made.store, made.clock, before_ms=before, archive=archive)
+    emit_pruned(steps, out, dry_run=dry_run, note=lambda gone: growth.note_pruned(made, "db", gone, before))
 
 
 @app.verb(
@@ -190,13 +197,14 @@ def backup(
 
 @app.verb(
     "restore",
-    "capconduit db restore /var/backups/capconduit.backup",
+    "capconduit db restore /var/backups/capconduit.backup --dry-run",
     "capconduit db restore /var/backups/capconduit.backup --yes",
 )
 def restore(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `db backup` wrote.")],
     yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Replace everything by what is in a backup, all or nothing; then bring it to this version and verify it.
 
@@ -206,12 +214,18 @@ def restore(
     from capconduit.clock import SystemClock
     from capconduit.services import backups
     from capconduit.services.stores import open_store
-    from capconduit_cli.office import actor
 
     config = state(ctx).config
     _refuse_running(config.control.socket)
     store = open_store(config.database.url)
     ctx.call_on_close(store.close)
+    if dry_run:
+        size, would_keep = backups.rehearse(store, file, SystemClock())
+        notice(f"{file} can be read to its end: {size:,} bytes")
+        keeping = f"; what is there would be kept in {would_keep}" if would_keep else ""
+        notice(f"would replace everything in {_quoted(config.database.url)}{keeping}")
+        notice(NOTHING_CHANGED)
+        return
     confirm(f"Replace everything in {_quoted(config.database.url)} by {file}?", yes=yes)
     kept, wrong = backups.restore(store, file, SystemClock(), actor(os.environ))
     notice(f"everything is as it was in {file}" + (f"; what was there is in {kept}" if kept else ""))
@@ -276,24 +290,3 @@ def _tell_wrong(wrong: Sequence[Verified]) -> None:
         "the copy is exact, and numbers in it do not add up",
         "see `capconduit db verify`; `capconduit cap verify --fix` sets counters right",
     )
-
-
-def _drifts(made: Office) -> Iterator[Row]:
-    from capconduit.services.balances import verify_balances
-    from capconduit.services.caps import verify_caps
-
-    for drift in verify_balances(made):
-        yield _row(made, drift.what, drift.seller, format_micros(drift.stands_micros), format_micros(drift.sums_micros))
-    for counter in verify_caps(made):
-        subject = f"{counter.cap.scope} {counter.subject}" if counter.cap else counter.subject
-        if counter.of_target:
-            yield _row(made, "target active", f"target {subject}", str(counter.in_flight), str(counter.open))
-            continue
-        if counter.used != counter.counted:
-            yield _row(made, "cap used", subject, str(counter.used), str(counter.counted))
-        if counter.in_flight != counter.open:
-            yield _row(made, "cap in flight", subject, str(counter.in_flight), str(counter.open))
-
-
-def _row(made: Office, check: str, subject: str, recorded: str, recounted: str) -> Row:
-    return {"tenant": made.tenant, "check": check, "subject": subject, "recorded": recorded, "recounted": recounted}

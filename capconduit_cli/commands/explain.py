@@ -37,7 +37,7 @@ def app(ctx: typer.Context, call: AnyCall, out: ShowOutput) -> None:
     made = office(ctx)
     told = tell(made, call)
     if out.format is OutputFormat.TABLE and out.fields is None:
-        emit_text(story.story_lines(told))
+        emit_text(story.story_lines(told, made.clock.now_ms()))
         return
     live = json_object(call_noun.row(told.call, made.clock.now_ms()), call_noun.COLUMNS) if told.call else None
     cdr = json_object(cdr_noun.row(told.cdr), cdr_noun.COLUMNS) if told.cdr else None

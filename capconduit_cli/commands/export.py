@@ -24,7 +24,10 @@ def app(
         typer.Option("--comments-of", metavar="FILE", help="Keep the comments of this file at what they stand at."),
     ] = None,
 ) -> None:
-    """Print the estate as a file: settings, rates, schedules, trunks, sellers, targets, campaigns, rules, DIDs, blocks.
+    """Print the whole estate as a file, all that `apply` makes.
+
+    That is settings, rates, schedules, trunks, sellers, providers, agents, targets, campaigns, rules, DIDs, blocks, and
+    the caps of all these.
 
     Names stand for ids and the order is always the same, so that two exports can be compared line by line. Secrets are
     in it as references only; balances, calls and the ledger are not part of it (see db backup). `capconduit plan` and

@@ -1,4 +1,8 @@
-"""`capconduit init`: the configuration, the AMI secret and the database of a new installation; safe twice."""
+"""`capconduit init`: the configuration, the AMI secret and the database of a new installation; safe twice.
+
+On a terminal it asks for what was not given. Everything is asked before anything is written, and each step is whole or
+not there at all: interrupted anywhere, a second run does what is missing.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from capconduit_cli.app import CliState, state
 from capconduit_cli.office import NOTHING_CHANGED
 from capconduit_cli.output import confirm, notice
 from capconduit_cli.params import DryRun, Yes
+from capconduit_cli.questions import ask, can_ask
 from capconduit_cli.typer_seam import single
 
 if TYPE_CHECKING:
@@ -60,6 +65,7 @@ class Plan:
     "capconduit init",
     "capconduit init --yes",
     "capconduit init --database-url postgresql://capconduit@db.example.net/capconduit --node pbx1 --yes",
+    "capconduit init --ami-secret env:CAPCONDUIT_AMI_SECRET --asterisk-dir /etc/asterisk --yes",
 )
 def app(
     ctx: typer.Context,
@@ -76,17 +82,39 @@ def app(
         str | None,
         typer.Option("--node", metavar="NAME", help="Name of this machine.", show_default="from the host name"),
     ] = None,
+    ami_secret: Annotated[
+        str | None,
+        typer.Option(
+            "--ami-secret",
+            metavar="REF",
+            help="Where the secret for AMI is: env:NAME, or file:/path, which is made where it is not there.",
+            show_default="a random one in the state directory",
+        ),
+    ] = None,
+    asterisk_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--asterisk-dir", metavar="DIR", help="Directory of Asterisk's configuration.", show_default="/etc/asterisk"
+        ),
+    ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
     """Write a commented configuration, make a secret for AMI, and create or upgrade the database.
 
-    What is there already is never overwritten, so it is safe to run it again. The configuration goes to the file that
-    --config or $CAPCONDUIT_CONFIG names, else to /etc/capconduit/config.toml for root and to
+    On a terminal it asks for what no option says, and once more before it does anything; --yes asks nothing and takes
+    the defaults. What is there already is never overwritten, so it is safe to run it again. The configuration goes to
+    the file that --config or $CAPCONDUIT_CONFIG names, else to /etc/capconduit/config.toml for root and to
     ~/.config/capconduit/config.toml for others.
     """
     run = state(ctx)
-    plan = make_plan(run, os.environ, database_url, node)
+    asked = {
+        "database.url": database_url, "node.name": node, "ami.secret": ami_secret, "asterisk.config_dir": asterisk_dir
+    }  # fmt: skip
+    answers = not (yes or dry_run) and can_ask() and not _config_place(run, os.environ)[1]
+    if answers:
+        asked = _questions(asked, os.environ)
+    plan = make_plan(run, os.environ, asked)
     steps = plan.steps()
     for step in steps:
         notice(f"would {step}" if dry_run else step)
@@ -95,23 +123,55 @@ def app(
     elif dry_run:
         notice(NOTHING_CHANGED)
     else:
-        confirm("Do this?", yes=yes)
+        confirm("Do this?", yes=yes, default=answers)  # who answered wants it: Enter throughout does it
         carry_out(plan)
         notice("done")
     if not dry_run:
         _tell_what_is_next(run)
 
 
-def make_plan(run: CliState, env: Mapping[str, str], database_url: str | None, node: str | None) -> Plan:
-    """What is missing. Raises ConfigError for wrong values, Refused where the configuration says otherwise,
-    DatabaseError where the database cannot be asked."""
-    from capconduit.config import check_text, find_key, load_config, state_dir
+_QUESTIONS: Final = (
+    ("database.url", "Database (sqlite:///file, or postgresql://user@host/name for several machines)"),
+    ("node.name", "Name of this machine"),
+    ("ami.secret", "Where AMI's secret is (env:NAME or file:/path; made where it is not there)"),
+    ("asterisk.config_dir", "Directory of Asterisk's configuration"),
+)
 
-    asked = {"database.url": database_url, "node.name": node}
+
+def _questions(asked: Mapping[str, str | None], env: Mapping[str, str]) -> dict[str, str | None]:
+    """What was given, and for the rest the answers. Raises Refused at the end of the input."""
+    from capconduit.config import check_text, find_key, load_config, mask
+
+    defaults = load_config(Path(os.devnull), env)
+    answers = dict(asked)
+    for name, question in _QUESTIONS:
+        if asked[name]:
+            continue
+        default = _own_secret(env) if name == "ami.secret" else str(defaults.get(name))
+        key = find_key(name)
+        answer = ask(question, default, lambda text, key=key: check_text(key, text, "the answer"), str(mask(default)))  # type: ignore[misc]  # bound now
+        answers[name] = None if answer == default else answer
+    return answers
+
+
+def _own_secret(env: Mapping[str, str]) -> str:
+    """The reference to the secret that we make."""
+    from capconduit.config import state_dir
+
+    return f"file:{state_dir(env) / SECRET_NAME}"
+
+
+def make_plan(run: CliState, env: Mapping[str, str], asked: Mapping[str, str | None]) -> Plan:
+    """What is missing; `asked` are keys of the configuration with the values that they shall have.
+
+    Raises ConfigError for wrong values, Refused where the configuration says otherwise, DatabaseError where a database
+    cannot be asked.
+    """
+    from capconduit.config import check_text, find_key, load_config
+
     given = {key: str(check_text(find_key(key), text, "the arguments")) for key, text in asked.items() if text}
     path, exists = _config_place(run, env)
-    secret = state_dir(env) / SECRET_NAME
-    reference = f"file:{secret}"
+    reference = given.get("ami.secret") or _own_secret(env)
     if exists:
         config, text = load_config(path, env), ""
         _refuse_other_values(config, given, path)
@@ -119,13 +179,14 @@ def make_plan(run: CliState, env: Mapping[str, str], database_url: str | None, n
     else:
         config, text = load_config(Path(os.devnull), env), _new_config(given, reference)
         wants_secret = True
+    secret = Path(reference.removeprefix("file:")) if wants_secret and reference.startswith("file:") else None
     url = (
         given.get("database.url", config.database.url)
         if config.sources["database.url"] == "default"
-        else (config.database.url)
+        else config.database.url
     )
     migrations, needs_tenant = _missing_in_database(url)
-    return Plan(path, text, secret if wants_secret and not secret.exists() else None, url, migrations, needs_tenant)
+    return Plan(path, text, secret if secret and not secret.exists() else None, url, migrations, needs_tenant)
 
 
 def _config_place(run: CliState, env: Mapping[str, str]) -> tuple[Path, bool]:
@@ -148,12 +209,15 @@ def _config_place(run: CliState, env: Mapping[str, str]) -> tuple[Path, bool]:
 
 def _new_config(given: Mapping[str, str], secret_reference: str) -> str:
     from capconduit.config import AmiConfig, Config, DatabaseConfig, NodeConfig, render_example
+    from capconduit.config_asterisk import AsteriskConfig
 
+    directory = given.get("asterisk.config_dir")
     return render_example(
         Config(
             database=DatabaseConfig(url=given.get("database.url", "")),
             node=NodeConfig(name=given.get("node.name", "")),
             ami=AmiConfig(secret=secret_reference),
+            asterisk=AsteriskConfig(config_dir=directory) if directory else AsteriskConfig(),
         )
     )
 
@@ -238,6 +302,8 @@ def write_new(path: Path, text: str, mode: int) -> None:
         os.link(name, path)
     except FileExistsError:
         raise Refused("file-exists", f"{path} was written meanwhile by somebody else", "run it again") from None
+    except OSError as error:  # it would name the hidden file, or none
+        raise Refused("file-failed", f"{path}: {error.strerror}", "make room, and run it again") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             Path(name).unlink()

@@ -19,12 +19,16 @@ def app(ctx: typer.Context, file: FileOption, out: ListOutput, prune: Prune = Fa
     Exit code 0: the estate is as the file says; 2: there are changes. What the estate has and the file does not say
     stays as it is, unless --prune.
     """
-    from capconduit.services.estate_file import plan_estate
+    from capconduit.services.estate_file import conflict_of, plan_estate
 
-    found, _ = plan_estate(office(ctx), read_document(file), prune=prune)
-    emit_rows(rows(found), COLUMNS, out)
+    made, document = office(ctx), read_document(file)
+    found, _ = plan_estate(made, document, prune=prune)
+    emit_rows(rows(found), COLUMNS, out, empty="the estate is as the file says")
     if found.unlisted:
         notice(told_of_unlisted(found))
     if found.changes:
         notice(told(found))
+        conflict = conflict_of(made, found, document)
+        if conflict:
+            notice(f"`capconduit apply` will refuse this: {conflict}")
         raise typer.Exit(CHANGES)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from capconduit_cli.amounts import Amount, amount_option, one_currency, parse_amount
+from capconduit_cli.bulk.importing import ListFile, Update, carry_out
 from capconduit_cli.names import NewName, RateName
 from capconduit_cli.office import destroy, emit_change, given, office
 from capconduit_cli.output import ChangeOutput, Column, Kind, ListOutput, Row, ShowOutput, emit_one, emit_rows
@@ -109,6 +110,25 @@ def add(
         then_after_ms=then_after,
     )
     emit_change(made, row(rate), COLUMNS, out)
+
+
+@app.verb(
+    "import",
+    "capconduit rate import rates.csv --dry-run",
+    "capconduit rate import rates.csv --update",
+)
+def import_(
+    ctx: typer.Context, source: ListFile, out: ChangeOutput, update: Update = False, dry_run: DryRun = False
+) -> None:
+    """Add the rates of a list: name, per_minute, if wanted connect_fee, increment, currency, and a second price.
+
+    The first line names the columns, in any order; a list that `rate list -o csv` wrote is one. All or nothing: where
+    any line is wrong, all that are wrong are told and nothing changes. With --update columns that are not there stay
+    as they are, and so do those whose cell is empty; both cells of the second price empty take it away.
+    """
+    from capconduit.services.bulk_selling import RATE_COLUMNS, import_rates
+
+    carry_out(ctx, source, RATE_COLUMNS, import_rates, out, update=update, dry_run=dry_run)
 
 
 @app.verb("list", "capconduit rate list", "capconduit rate list --filter currency=EUR")

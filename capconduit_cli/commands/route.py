@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from capconduit.units import format_duration, format_instant, format_micros
+from capconduit.vocab import Attestation
 from capconduit_cli import story
-from capconduit_cli.names import TRUNKS, Number, name_option
+from capconduit_cli.names import TARGETS, TRUNKS, Number, name_option
 from capconduit_cli.office import office
 from capconduit_cli.output import Column, Kind, OutputFormat, Row, ShowOutput, emit_one, emit_text
 from capconduit_cli.params import instant_option
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from capconduit.domain.estate import Offer
     from capconduit.domain.routing import Decision
     from capconduit.services.whatif import WhatIf
+    from capconduit.services.why_not import WhyNot
 
 COLUMNS: Final = (
     Column("verdict"),
@@ -41,10 +43,12 @@ COLUMNS: Final = (
     Column("hangup_cause", Kind.INT),
     Column("sip_code", Kind.INT),
     Column("checks", Kind.ANY),
+    Column("given", Kind.NAMES),
+    Column("why_not", Kind.ANY),
 )
 
 
-def row(answer: WhatIf, caller: str) -> Row:
+def row(answer: WhatIf, caller: str, given: Sequence[str] = ()) -> Row:
     """The answer as it is printed in JSON."""
     from capconduit.domain.calls import RejectAnswer
 
@@ -72,7 +76,40 @@ def row(answer: WhatIf, caller: str) -> Row:
         "hangup_cause": reject.cause if reject else None,
         "sip_code": reject.sip if reject else None,
         "checks": [story.check_json(check) for check in decision.checks],
+        "given": list(given),
+        "why_not": _why_not_json(answer.why_not) if answer.why_not else None,
     }
+
+
+def _why_not_json(fate: WhyNot) -> dict[str, Any]:
+    return {
+        "target": fate.target,
+        "outcome": fate.outcome,
+        "place": fate.place,
+        "check": story.check_json(fate.check) if fate.check else None,
+        "change": list(fate.change),
+    }
+
+
+def _why_not_lines(fate: WhyNot, currency: str) -> Iterator[str]:
+    """What becomes of the target that was asked about, and what would change it."""
+    yield ""
+    yield f"{fate.target}: {_FATES[fate.outcome].format(place=fate.place)}"
+    if fate.check is not None:
+        yield from (f"  {line}" for line in story.check_lines([fate.check], currency))
+    lead = "would be dialled if" if fate.outcome == "later" else "would have to change"
+    for change in fate.change:
+        yield f"  {lead}: {change.replace('`', '')}"
+        lead = "or"
+
+
+_FATES: Final = {
+    "dialled": "would be dialled, nothing rules it out",
+    "later": "would be dialled as number {place}, when those before it have failed",
+    "skipped": "is passed by",
+    "no-rule": "is none of the campaign's targets",
+    "rejected": "is not looked at: the call is rejected before",
+}
 
 
 def _targets(decision: Decision) -> list[dict[str, Any]]:
@@ -127,8 +164,9 @@ def lines(values: Row, answer: WhatIf) -> Iterator[str]:
     if len(at_once) > 1:
         yield f"  the first {len(at_once)} ring at once"
     for place, (target, candidate) in enumerate(zip(r["targets"], answer.decision.candidates, strict=False), 1):
+        where = candidate.target.address or candidate.target.kind
         yield (
-            f"  {place}. {target['target']}  {target['address']}  priority {target['priority']}, weight"
+            f"  {place}. {target['target']}  {where}  priority {target['priority']}, weight"
             f" {target['weight']}, may ring {format_duration(target['ring_ms'])}"
         )
         yield f"     {_price_line(candidate.offer, r['currency'])}"
@@ -142,11 +180,16 @@ def lines(values: Row, answer: WhatIf) -> Iterator[str]:
     yield ""
     yield "checks (caps are used/in flight/limit)"
     yield from (f"  {line}" for line in story.check_lines(answer.decision.checks, r["currency"]))
+    if answer.why_not is not None:
+        yield from _why_not_lines(answer.why_not, r["currency"])
 
 
 @single(
     "capconduit route +18005550100 --from +12125550147",
     "capconduit route +18005550100 --from +12125550147 --at 2026-12-24T20:00 --json",
+    "capconduit route +18005550100 --from +12125550147 --attestation A",
+    "capconduit route +18005550100 --why-not buyer1",
+    "capconduit route +18005550100 --given balance:acme=5 --given cap:campaign:solar:concurrent=9",
 )
 def app(
     ctx: typer.Context,
@@ -159,17 +202,46 @@ def app(
     trunk: Annotated[
         str | None, name_option("--trunk", TRUNKS, "The trunk it comes on; the DID's own where not given.")
     ] = None,
+    attestation: Annotated[
+        Attestation | None,
+        typer.Option("--attestation", help="The STIR attestation it comes with.", show_default="none"),
+    ] = None,
     at: Annotated[int | None, instant_option("--at", help="When it comes; now where not given.")] = None,
+    why_not: Annotated[
+        str | None,
+        name_option("--why-not", TARGETS, "Say what rules this target out, and what would have to change."),
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--given",
+            metavar="WHAT=VALUE",
+            help="Suppose that balance:SELLER=AMOUNT, cap:SCOPE:NAME:METRIC[/WINDOW]=USED (cap:system:METRIC=USED), or"
+            " target:NAME=rested|well; may be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Decide about a call as if it came, and take nothing.
 
     Says whether it would be dialled or rejected, to which targets in which order, why not to the others, and every
-    check with its numbers. Balances are those of now, whatever --at says. A reject is an answer: exit code 0.
+    check with its numbers. Balances and caps are those of now, whatever --at says, or those that --given supposes: the
+    use of a cap as `capconduit cap usage` counts it (minutes, amounts), of which nothing is in flight. A reject is an
+    answer: exit code 0.
     """
     from capconduit.services.whatif import what_if
 
-    answer = what_if(office(ctx), did, caller=caller or "", trunk=trunk or "", at_ms=at)
-    values = row(answer, caller or "")
+    supposed = given or []
+    answer = what_if(
+        office(ctx),
+        did,
+        caller=caller or "",
+        trunk=trunk or "",
+        attestation=attestation or "",
+        at_ms=at,
+        given=supposed,
+        about=why_not or "",
+    )
+    values = row(answer, caller or "", supposed)
     if out.format is OutputFormat.TABLE and out.fields is None:
         emit_text(lines(values, answer))
     else:

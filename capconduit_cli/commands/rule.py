@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from capconduit_cli.bulk.importing import ListFile, Update, carry_out
 from capconduit_cli.names import (
     CAMPAIGNS,
     RATES,
@@ -97,6 +98,25 @@ def add(
         payout=named(payout) or "",
     )
     emit_change(made, row(view), COLUMNS, out)
+
+
+@app.verb(
+    "import",
+    "capconduit rule import rules.csv --dry-run",
+    "capconduit rule import rules.csv --update",
+)
+def import_(
+    ctx: typer.Context, source: ListFile, out: ChangeOutput, update: Update = False, dry_run: DryRun = False
+) -> None:
+    """Add the rules of a list: campaign, target, and if wanted priority, weight, enabled, rate, payout.
+
+    The first line names the columns, in any order; a list that `rule list -o csv` wrote is one. All or nothing: where
+    any line is wrong, all that are wrong are told and nothing changes. With --update columns that are not there stay
+    as they are, and an empty rate or payout takes it away.
+    """
+    from capconduit.services.bulk_selling import RULE_COLUMNS, import_rules
+
+    carry_out(ctx, source, RULE_COLUMNS, import_rules, out, update=update, dry_run=dry_run)
 
 
 @app.verb("list", "capconduit rule list", "capconduit rule list solar")

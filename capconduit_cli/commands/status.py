@@ -35,6 +35,10 @@ COLUMNS: Final = (
     Column("fastagi", Kind.ANY),
     Column("ami", Kind.ANY),
     Column("engine", Kind.ANY),
+    Column("journal", Kind.ANY),
+    Column("decisions", Kind.ANY),
+    Column("database", Kind.ANY),
+    Column("viewers", Kind.INT),
     Column("calls", Kind.INT),
     Column("zombies", Kind.ANY),
 )
@@ -52,7 +56,8 @@ def app(
 
     It is asked over its control socket, never over the database. The exit code is 0 where it is ready, else 4. One
     that is not ready tells why; where none answers, what the database last heard of daemons goes to standard error.
-    --wait-ready gives it time.
+    --wait-ready gives it time. The text ends with what matters on the floor: the caps that are nearest to full, the
+    accounts that are nearest to empty, the targets that are not well.
     """
     from capconduit.clock import SystemClock
     from capconduit_cli.control import ask_daemon
@@ -74,10 +79,25 @@ def app(
         emit_text(json.dumps(answer, indent=2).splitlines())
     elif out.format is OutputFormat.TABLE:
         emit_text(lines(answer))
+        emit_text(_floor(socket, state(ctx).tenant))
     else:
         emit_one({column.key: answer.get(column.key) for column in COLUMNS}, COLUMNS, out)
     if answer.get("ready") is not True:
         raise typer.Exit(ExitCode.PEER)
+
+
+def _floor(socket: str, tenant: str) -> Iterator[str]:
+    """What matters on the floor. Decoration: nothing where the daemon has no picture."""
+    from urllib.parse import urlencode
+
+    from capconduit_cli.control import PICTURE_BYTES, ask_daemon
+    from capconduit_cli.control_glance import glance
+
+    try:
+        picture = ask_daemon(socket, f"/snapshot?{urlencode({'tenant': tenant})}", most_bytes=PICTURE_BYTES)
+    except CapConduitError:
+        return
+    yield from glance(picture)
 
 
 def _when_ready(socket: str, wait_ms: int, clock: Clock) -> dict[str, Any]:
@@ -137,6 +157,12 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"engine    {engine.get('commands')} commands in {engine.get('batches')} transactions,"
             f" {engine.get('queued')} waiting"
+        )
+    decisions = _part(answer, "decisions")
+    if decisions.get("p50_ms") is not None:
+        yield (
+            f"decisions {decisions.get('per_second')} a second, half of them within {decisions['p50_ms']} ms,"
+            f" 99 % within {decisions.get('p99_ms')} ms"
         )
     journal = _part(answer, "journal")
     if journal.get("waiting") or journal.get("trouble"):

@@ -67,7 +67,7 @@ def test_a_demo_on_a_real_asterisk_adds_up(asterisk_tree: Path, temp: Path) -> N
 def test_ctrl_c_ends_asterisk_and_sipp(asterisk_tree: Path, temp: Path) -> None:
     with start(temp) as demo:
         deadline = time.monotonic() + DEADLINE_S
-        while not any(b"route dial" in log.read_bytes() for log in temp.glob("capconduit-demo-*/daemon.log")):
+        while not any(b"outcome" in log.read_bytes() for log in temp.glob("capconduit-demo-*/daemon.log")):
             assert demo.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -82,7 +82,7 @@ def test_what_live_calls_hold_is_not_corrected_away(estate: Path) -> None:
         calls.arrive("1.1")
         refused = run("balance", "correct", wire["id"], "-25", "--reason", "x", home=estate)
         assert refused.code == ExitCode.REFUSED
-        assert "24.800000 USD available" in refused.err
+        assert "24.80 USD available" in refused.err
         assert shown(estate, "balance", "correct", wire["id"], "-24.80", "--reason", "x")["available"] == "0.000000"
 
 
@@ -108,7 +108,8 @@ def test_a_correction_is_not_corrected(estate: Path) -> None:
         ("wire", ("1", "--reason", " "), ExitCode.USAGE, "reason-missing"),
         ("wire", ("1", "--reason", "x", "--key", ""), ExitCode.USAGE, "key-empty"),
         ("wire", ("999999999999", "--reason", "x"), ExitCode.DONE, ""),
-        ("wire", ("-25.000001", "--reason", "x"), ExitCode.REFUSED, "not-enough-money"),
+        ("wire", ("-25.000001", "--reason", "x"), ExitCode.REFUSED, "correction-exceeds-entry"),
+        ("wire", ("-25.000001", "--reason", "x", "--beyond"), ExitCode.REFUSED, "not-enough-money"),
     ],
 )
 def test_a_wrong_correction_changes_nothing(
@@ -124,6 +125,20 @@ def test_a_wrong_correction_changes_nothing(
 
 
 # keys ----------------------------------------------------------------------------------------------------------------
+
+
+def test_corrections_undo_no_more_together_than_the_entry_did(estate: Path) -> None:
+    wire = ledger(estate)[0]["id"]
+    done("balance", "add", "acme", "100", "--reason", "another", home=estate)
+    done("balance", "correct", wire, "-20", "--reason", "wire was 5", home=estate)
+    before = contents(estate)
+    refused = run("balance", "correct", wire, "-5.01", "--reason", "x", home=estate)
+    assert (refused.code, "[correction-exceeds-entry]" in refused.err) == (ExitCode.REFUSED, True)
+    assert "at most -5.00" in refused.err
+    assert contents(estate) == before
+    done("balance", "correct", wire, "-5", "--reason", "all of it", home=estate)
+    done("balance", "correct", wire, "-5", "--reason", "it was taken back, not added", "--beyond", home=estate)
+    assert done("balance", "verify", home=estate).out == ""
 
 
 def test_a_repeated_key_says_that_nothing_was_added(estate: Path) -> None:

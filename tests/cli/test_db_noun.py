@@ -88,7 +88,7 @@ def without(tables: dict[str, list[object]], *names: str) -> dict[str, list[obje
 def test_by_default_only_what_nobody_can_ask_for_is_pruned(old: Path) -> None:
     before = contents(old)
     assert done("db", "prune", "--json", home=old).json == [{"table": "place", "rows": 1}]
-    assert without(contents(old), "place", "counter") == without(before, "place", "counter")
+    assert without(contents(old), "place", "counter", "audit") == without(before, "place", "counter", "audit")
     for noun in ("cap", "balance", "db"):
         done(noun, "verify", home=old)
     assert done("db", "prune", "--json", home=old).json == []
@@ -237,7 +237,23 @@ def test_a_backup_in_the_way_and_a_file_that_is_none_are_refused(home: Path, tmp
     assert (taken.code, "[backup-exists]" in taken.err, file.read_text()) == (ExitCode.REFUSED, True, "mine")
     wrong = run("db", "restore", str(file), "--yes", home=home)
     assert (wrong.code, "[backup-unreadable]" in wrong.err) == (ExitCode.REFUSED, True)
-    assert run("db", "restore", str(tmp_path / "nothing"), "--yes", home=home).code == ExitCode.REFUSED
+    assert run("db", "restore", str(tmp_path / "nothing"), "--yes", home=home).code == ExitCode.USAGE
+
+
+def test_a_rehearsed_restore_reads_the_file_and_changes_nothing(home: Path, tmp_path: Path) -> None:
+    walk(home)
+    file = tmp_path / "b"
+    done("db", "backup", str(file), home=home)
+    done("seller", "add", "later", home=home)
+    before = contents(home)
+    told = done("db", "restore", str(file), "--dry-run", home=home).err
+    assert f"{file.stat().st_size:,} bytes" in told
+    assert f"would be kept in {database(home)}.before-" in told
+    assert contents(home) == before
+    assert not list(database(home).parent.glob("*.before-*"))
+    file.write_bytes(file.read_bytes()[:-8_192])
+    damaged = run("db", "restore", str(file), "--dry-run", home=home)
+    assert (damaged.code, "[backup-" in damaged.err) == (ExitCode.REFUSED, True)
 
 
 def test_nothing_is_put_back_under_a_running_daemon(home: Path, tmp_path: Path) -> None:

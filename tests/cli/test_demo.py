@@ -78,7 +78,7 @@ class Demo:
 
     def until_calls(self) -> None:
         """Wait until calls go through it: the daemon logs each."""
-        wait_for(lambda: any(b"settled" in log.read_bytes() for log in self.temp.glob("*/daemon.log")), "settled call")
+        wait_for(lambda: any(b"outcome" in log.read_bytes() for log in self.temp.glob("*/daemon.log")), "settled call")
 
     def leaves_nothing(self) -> bool:
         return not self.daemons() and not list(self.temp.iterdir())
@@ -183,7 +183,7 @@ def test_a_daemon_that_dies_is_told_with_its_last_words(start_demo: StartDemo) -
     assert code == 4
     assert "ended in the middle with exit code -9 [demo-daemon]" in err
     assert "daemon: " in err
-    assert "settled call=" in err
+    assert "outcome" in err
     assert demo.leaves_nothing()
 
 

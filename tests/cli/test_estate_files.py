@@ -132,6 +132,8 @@ def test_a_file_may_come_from_stdin(estate: Path) -> None:
 def test_what_others_changed_is_named_and_overwritten_only_by_force(estate: Path) -> None:
     edit(estate, 'ring = "20s"', 'ring = "25s"')
     done("target", "set", "buyer1", "--ring", "30s", home=estate)
+    planned = plan(estate)
+    assert (planned.code, "will refuse" in planned.err, "target.buyer1" in planned.err) == (CHANGES, True, True)
     refused = apply(estate, "--yes")
     assert (refused.code, "[estate-conflict]" in refused.err, "target.buyer1" in refused.err) == (1, True, True)
     assert done("target", "show", "buyer1", "--json", home=estate).json["ring_ms"] == 30_000

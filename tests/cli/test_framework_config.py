@@ -31,7 +31,11 @@ def test_show_lists_every_key_with_its_source(home: Path, file: Path) -> None:
 
 def test_show_takes_a_key_or_a_section(home: Path) -> None:
     assert run("config", "show", "log.level", "--fields", "value", "-o", "plain", home=home).out == "info\n"
-    assert [row["key"] for row in run("config", "show", "log", "--json", home=home).json] == ["log.level", "log.format"]
+    assert [row["key"] for row in run("config", "show", "log", "--json", home=home).json] == [
+        "log.level",
+        "log.format",
+        "log.numbers",
+    ]
     result = run("config", "show", "log.levl", home=home)
     assert (result.code, result.err.splitlines()[1]) == (2, "hint: did you mean 'log.level'?")
 

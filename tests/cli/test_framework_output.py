@@ -372,6 +372,35 @@ def test_yes_is_asked_on_stderr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(("answer", "does"), [("\n", True), ("y\n", True), ("n\n", False), ("", False), ("x\n", False)])
+def test_where_enter_is_yes_the_end_of_the_input_is_not(
+    monkeypatch: pytest.MonkeyPatch, answer: str, does: bool
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    with contextlib.nullcontext() if does else pytest.raises(Refused):
+        confirm("Do this?", yes=False, default=True)
+
+
+@pytest.mark.parametrize(
+    ("form", "on_terminal", "said"),
+    [
+        (OutputFormat.TABLE, True, "nothing to show\n"),
+        (OutputFormat.TABLE, False, ""),
+        (OutputFormat.JSON, True, ""),
+    ],
+)
+def test_an_empty_list_says_so_to_a_person_only(
+    monkeypatch: pytest.MonkeyPatch, form: OutputFormat, on_terminal: bool, said: str
+) -> None:
+    out, err = (Terminal(), Terminal()) if on_terminal else (io.StringIO(), io.StringIO())
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    emit_rows([], [Column("name")], ListOutput(output=form))
+    assert err.getvalue() == said
+    emit_rows([{"name": "a"}], [Column("name")], ListOutput(output=form))
+    assert err.getvalue() == said
+
+
 def test_notices_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     notice("imported 3 \x1b numbers")
     assert capsys.readouterr() == ("", "imported 3 \\x1b numbers\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from capconduit_cli.app import CliState
 from capconduit_cli.commands.init import Plan, carry_out, make_plan, write_new
 from tests.cli.estate import contents, database, done
 from tests.cli.runner import Result, clean_environment, run
+from tests.cli.terminal import END_OF_FILE, INTERRUPT, Terminal, terminal
 
 
 def config_file(home: Path) -> Path:
@@ -105,7 +107,7 @@ def test_a_file_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_password_in_the_database_url_makes_the_config_private(home: Path) -> None:
-    plan = make_plan(CliState(config_file(home)), clean_environment(home), None, None)
+    plan = make_plan(CliState(config_file(home)), clean_environment(home), {})
     url = "postgresql://capconduit:secret@127.0.0.1/x"  # never asked: only what is written about it
     carry_out(replace(plan, database_url=url, migrations=[], needs_tenant=False))
     assert stat.S_IMODE(config_file(home).stat().st_mode) == 0o600
@@ -198,3 +200,109 @@ def test_the_database_is_where_the_config_says_whatever_the_working_directory_is
     monkeypatch.chdir(elsewhere)
     assert run("--config", str(config_file(home)), "seller", "list", home=home).code == ExitCode.DONE
     assert list(elsewhere.iterdir()) == []
+
+
+# On a terminal --------------------------------------------------------------------------------------------------------
+
+
+def asked(home: Path, *argv: str) -> AbstractContextManager[Terminal]:
+    return terminal(home, "--config", str(config_file(home)), "init", *argv, columns=200)
+
+
+def test_on_a_terminal_it_asks_for_what_it_needs_and_ends_with_the_next_commands(home: Path) -> None:
+    with asked(home) as shown:
+        shown.expect(f"Database (sqlite:///file, or postgresql://user@host/name for several machines) [sqlite://{home}")
+        shown.type("mysql://x\n")
+        shown.expect("'mysql://x'")
+        shown.type(f"sqlite://{home}/data/mine.sqlite\n")
+        shown.expect("Name of this machine [")
+        shown.type("pbx7\n")
+        shown.expect("Where AMI's secret is")
+        shown.type("plain text\n")
+        shown.expect("Where AMI's secret is")
+        shown.type(f"file:{home}/keys/ami\n")
+        shown.expect("Directory of Asterisk's configuration [/etc/asterisk]")
+        shown.type("\n")
+        shown.expect("Do this? [Y/n]")
+        assert files(home) == {}, "everything is asked before anything is written"
+        shown.type("y\n")
+        assert shown.end() == ExitCode.DONE
+    config = load_config(config_file(home), clean_environment(home))
+    assert (config.database.url, config.node.name) == (f"sqlite://{home}/data/mine.sqlite", "pbx7")
+    assert (config.ami.secret, config.asterisk.config_dir) == (f"file:{home}/keys/ami", "/etc/asterisk")
+    assert stat.S_IMODE((home / "keys" / "ami").stat().st_mode) == 0o600
+    assert (home / "data" / "mine.sqlite").exists()
+    assert shown.plain.count("  capconduit --config") == 3
+
+
+def test_what_an_option_says_is_not_asked_and_yes_asks_nothing(home: Path) -> None:
+    with asked(home, "--node", "pbx7", "--database-url", f"sqlite://{home}/m.sqlite", "--ami-secret", "env:X") as shown:
+        shown.expect("Directory of Asterisk's configuration")
+        shown.type("\n")
+        shown.expect("Do this?")
+        assert "Name of this machine" not in shown.plain
+        shown.type("n\n")
+        assert shown.end() == ExitCode.REFUSED
+    assert files(home) == {}
+    with asked(home, "--yes") as shown:
+        assert shown.end() == ExitCode.DONE
+    assert "?" not in shown.plain
+    with asked(home) as again:
+        assert again.end() == ExitCode.DONE, "what is there needs no answer"
+
+
+def test_enter_throughout_does_it(home: Path) -> None:
+    with asked(home) as shown:
+        for question in ("Database", "Name of", "Where AMI", "Directory of", "Do this? [Y/n]"):
+            shown.expect(question)
+            shown.type("\n")
+        assert shown.end() == ExitCode.DONE, shown.plain
+    assert config_file(home).exists()
+
+
+@pytest.mark.parametrize("key", [INTERRUPT, END_OF_FILE])
+@pytest.mark.parametrize("question", ["Database", "Name of", "Directory of", "Do this?"])
+def test_leaving_at_any_question_leaves_nothing(home: Path, question: str, key: str) -> None:
+    with asked(home) as shown:
+        for one in ("Database", "Name of", "Where AMI", "Directory of", "Do this?"):
+            shown.expect(one)
+            if one == question:
+                shown.type(key)
+                break
+            shown.type("\n")
+        assert shown.end() == (ExitCode.INTERRUPTED if key == INTERRUPT else ExitCode.REFUSED), shown.plain
+    assert files(home) == {}
+    assert "Traceback" not in shown.plain
+
+
+@pytest.mark.parametrize("step", ["capconduit_cli.commands.init.write_new", "capconduit_cli.commands.init._prepare"])
+def test_interrupted_between_two_steps_a_second_run_does_what_is_missing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(step, interrupted)
+        assert init(home, "--yes").code == ExitCode.INTERRUPTED
+    assert not [name for name in files(home) if Path(name).name.startswith(".")], "nothing half is left"
+    assert init(home, "--yes").code == ExitCode.DONE
+    assert run("--config", str(config_file(home)), "config", "check", home=home).code == ExitCode.DONE
+    assert contents(home)["tenant"]
+
+
+def test_a_secret_that_a_reference_names_is_made_and_one_of_the_environment_is_not(home: Path) -> None:
+    assert init(home, "--yes", "--ami-secret", "env:MY_SECRET").code == ExitCode.DONE
+    assert load_config(config_file(home), clean_environment(home)).ami.secret == "env:MY_SECRET"
+    assert not [name for name in files(home) if name.endswith("ami.secret")]
+    refused = init(home, "--yes", "--ami-secret", f"file:{home}/other")
+    assert (refused.code, "[config-exists]" in refused.err) == (ExitCode.REFUSED, True)
+
+
+@pytest.mark.parametrize("option", [("--ami-secret", "hunter2"), ("--asterisk-dir", "etc")])
+def test_a_secret_itself_and_a_relative_directory_are_refused(home: Path, option: tuple[str, str]) -> None:
+    result = init(home, "--yes", *option)
+    assert result.code == ExitCode.USAGE
+    assert "hunter2" not in result.err
+    assert files(home) == {}

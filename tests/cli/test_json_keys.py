@@ -15,8 +15,9 @@ from capconduit_cli.output import Column
 DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "json.md"
 EVERYWHERE = {"id", "created", "updated"}
 NOUNS_WITH_JSON = (
-    "apply", "audit", "balance", "block", "call", "campaign", "cap", "cdr", "config", "db", "did", "doctor", "explain",
-    "plan", "rate", "route", "rule", "schedule", "seller", "setting", "status", "target", "trunk",
+    "agent", "apply", "audit", "balance", "block", "call", "campaign", "cap", "cdr", "config", "db", "did", "doctor",
+    "drain", "event", "explain", "find", "notification", "plan", "provider", "rate", "reload", "report", "request",
+    "route", "rule", "schedule", "seller", "setting", "status", "target", "token", "trunk", "user", "webhook",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_what_live_calls_hold_cannot_be_taken_back(estate: Path) -> None:
         calls.arrive("1.1")
         result = run("balance", "add", "acme", "-25", "--reason", "all of it", home=estate)
         assert result.code == ExitCode.REFUSED
-        assert "24.800000 USD available" in result.err
+        assert "24.80 USD available" in result.err
 
 
 def test_the_ledger_has_every_movement_newest_first(estate: Path) -> None:
@@ -150,9 +151,9 @@ def test_verify_finds_an_account_that_does_not_add_up(
     assert "[balance-drift]" in result.err
     whole = run("db", "verify", "--json", home=estate)
     assert whole.code == ExitCode.DRIFT
-    assert whole.json == [
-        {"tenant": "default", "check": what, "subject": "acme", "recorded": recorded, "recounted": recounted}
-    ]
+    [row] = whole.json
+    assert row.pop("fix")
+    assert row == {"tenant": "default", "check": what, "subject": "acme", "recorded": recorded, "recounted": recounted}
 
 
 # cap -----------------------------------------------------------------------------------------------------------------
@@ -306,3 +307,10 @@ def test_windows_of_another_day_are_not_those_of_now(estate: Path) -> None:
         calls.arrive("1.1")
         calls.end("1.1", answered_for_ms=30_000)
     assert usage(estate, "campaign", "solar")[0][4] == 0
+
+
+def test_the_audit_tells_money_in_units_and_limits_what_is_left_by_the_filter(estate: Path) -> None:
+    done("balance", "add", "acme", "1.50", "--reason", "first", home=estate)
+    done("cap", "set", "seller", "acme", "--concurrent", "7", home=estate)
+    told = done("audit", "list", "--filter", "action=balance.add", "--limit", "1", "--json", home=estate).json
+    assert re.fullmatch(r"balance \d+\.\d\d → \d+\.\d\d", told[0]["changed"])

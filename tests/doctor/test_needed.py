@@ -11,7 +11,7 @@ import pytest
 from capconduit.doctor import network
 from capconduit.doctor.conffile import parse_conf
 from capconduit.doctor.needed import APPLICATIONS, FUNCTIONS, module_needs, used_names
-from capconduit.render.contexts import Ami, AmiUser, Fallback, RenderContext, RtpRange, StirSource, TrunkContext
+from capconduit.render.contexts import Ami, AmiUser, Fallback, RenderContext, RtpRange, StirSource, TrunkContext, Voice
 from capconduit.render.engine import render_all
 from capconduit.vocab import TrunkAuth, TrunkKind
 from tests.doctor.facts import ids
@@ -88,6 +88,16 @@ def test_stir_needs_its_modules_only_where_asterisk_verifies() -> None:
     assert {"res_stir_shaken.so", "res_pjsip_stir_shaken.so"} <= set(with_stir)
     assert "res_pjsip_header_funcs.so" in without
     assert not {"res_stir_shaken.so", "res_pjsip_stir_shaken.so"} & set(without)
+
+
+def test_an_agent_needs_websockets_where_it_can_be_reached() -> None:
+    assert "chan_websocket.so" not in module_needs(render_all(PLAIN))
+    needs = module_needs(render_all(replace(PLAIN, voice=Voice(url="ws://127.0.0.1:8765/media"))))
+    assert needs["chan_websocket.so"] == (
+        "without it no agent answers, and calls to agents go on to the next target",
+        False,
+    )
+    assert {"res_websocket_client.so", "res_http_websocket.so"} < needs.keys()
 
 
 def test_nothing_is_needed_for_files_that_are_not_there() -> None:

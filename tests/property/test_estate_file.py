@@ -34,7 +34,7 @@ LIMITS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthC
 MINUTE_S = 60
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 NAMES = st.one_of(st.from_regex(r"[a-z][a-z0-9_.\-]{0,4}", fullmatch=True), TEXTS.filter(bool))
-REFERENCES = {"seller", "rate", "payout", "schedule", "trunk", "campaign"}
+REFERENCES = {"seller", "rate", "payout", "schedule", "trunk", "campaign", "agent"}
 
 
 @st.composite
@@ -107,6 +107,7 @@ def planned(current: Document, wanted: Document, *, prune: bool = False) -> Plan
         document.nouns["rule"].clear()
         document.nouns["block"] = {k: v for k, v in document.nouns["block"].items() if k[0] == EVERYBODY}
         document.nouns["campaign"].clear()  # they need a seller and a rate
+        document.nouns["agent"].clear()  # they need a provider
     return plan(current, wanted, prune=prune)
 
 

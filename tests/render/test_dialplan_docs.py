@@ -28,6 +28,7 @@ def test_no_variable_is_documented_that_is_not_there() -> None:
     [
         contexts.INBOUND_CONTEXT,
         contexts.ANSWERED_CONTEXT,
+        contexts.LEFT_CONTEXT,
         contexts.SETTLE_CONTEXT,
         contexts.REJECT_HOOK_CONTEXT,
         contexts.BEFORE_ROUTE_CONTEXT,

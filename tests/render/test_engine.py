@@ -21,6 +21,7 @@ from capconduit.render.contexts import (
     RtpRange,
     StirSource,
     TrunkContext,
+    Voice,
 )
 from capconduit.vocab import CcVariable, TrunkAuth, TrunkKind
 from fastagi.ami_events import FILTERED_EVENT_NAMES
@@ -41,7 +42,10 @@ def test_the_second_rendering_is_the_same_to_the_byte() -> None:
 
 
 def test_every_file_says_who_made_it_and_none_has_a_word_from_jinja() -> None:
-    files = engine.render_all(replace(CONTEXT, all_files=True, nat=Nat(external_address="198.51.100.7")))
+    context = replace(
+        CONTEXT, all_files=True, nat=Nat(external_address="198.51.100.7"), voice=Voice(url="wss://voice.example/media")
+    )
+    files = engine.render_all(context)
     assert list(files) == list(engine.FILES)
     for name, text in files.items():
         assert text.startswith("; Rendered by `capconduit render` for node node1."), name

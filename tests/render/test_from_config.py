@@ -79,6 +79,8 @@ rtp_timeout_s = 33
 rtp_timeout_hold_s = 44
 session_expires_s = 0
 target_codecs = "g722,alaw"
+[voice]
+url = "ws://127.0.0.1:8765/media"
 """,
     )
     assert tuple(files) == engine.FILES
@@ -94,7 +96,9 @@ target_codecs = "g722,alaw"
 
 def test_by_default_only_what_is_needed_is_rendered(tmp_path: Path) -> None:
     files = rendered(tmp_path, "")
-    assert set(engine.FILES) - set(files) == {"rtp.conf", "logger.conf", "http.conf", "ari.conf", "cel.conf"}
+    assert set(engine.FILES) - set(files) == {
+        "rtp.conf", "logger.conf", "http.conf", "ari.conf", "cel.conf", "websocket_client.conf",
+    }  # fmt: skip
 
 
 def test_templates_of_the_operators_own_are_a_key(tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ from capconduit.render.files import CONF_FILES, ConfFile, Need
 from capconduit.vocab import TrunkAuth
 
 TEXT = (Path(__file__).parents[2] / "docs" / "rendering.md").read_text()
-RENDERED = {Need.ALWAYS: "always", Need.RTP_RANGE: "with `asterisk.rtp_range`, or `--all`", Need.OWN: "with `--all`"}
+RENDERED = {
+    Need.ALWAYS: "always",
+    Need.RTP_RANGE: "with `asterisk.rtp_range`, or `--all`",
+    Need.OWN: "with `--all`",
+    Need.VOICE: "with `voice.url`, and `asterisk.version` 20 or newer",
+}
 
 
 @pytest.mark.parametrize("file", CONF_FILES, ids=lambda file: file.name)

@@ -166,7 +166,7 @@ class NoControl:
     """Stands for the control socket, which nobody asks here."""
 
     def __init__(self, *_: Any) -> None:
-        pass
+        self.routes: dict[Any, Any] = {}
 
     async def refuse_if_taken(self) -> None:
         pass
@@ -216,15 +216,30 @@ class SimDaemon(Daemon):
         return self._process.link
 
 
+class NoOutwards:
+    """Stands for what sends events out, on a thread of its own, which has tests of its own."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    async def run(self) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+
 async def no_growth(*_: Any) -> None:
-    """Stands for the pruning of old rows, which has tests of its own: here nothing is old."""
+    """Stands for the pruning of old rows and for the sums of reports, which have tests of their own."""
     await asyncio.get_running_loop().create_future()
 
 
 # `Daemon` makes these itself; and a collection for each of some hundred daemons is not for one process.
 vars(daemon_module).update(
     ControlServer=NoControl,
+    Outwards=NoOutwards,
     look_after_growth=no_growth,
+    look_after_sums=no_growth,
     gc=SimpleNamespace(collect=lambda: 0, freeze=lambda: None),
 )
 

@@ -38,17 +38,14 @@ from capconduit.domain.model import (
 from capconduit.domain.needs import Needs
 from capconduit.errors import Refused
 from capconduit.store import tables as _schema  # noqa: F401 - registers the tables
+from capconduit.store.copying import COPIED
 from capconduit.store.estates import KINDS as ESTATE_KINDS
 from capconduit.store.rows import mapping
 from capconduit.store.sqlstore import SqlStore
 from capconduit.store.store import Transaction
 from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, HoldState, PlaceState
 
-KINDS: tuple[type[Any], ...] = tuple(
-    kind
-    for kind in vars(model).values()
-    if isinstance(kind, type) and kind.__module__ == model.__name__ and kind is not model.Entity
-)
+KINDS: tuple[type[Any], ...] = tuple(COPIED)
 Key = Any  # the value of a key column, or the tuple of several
 Change = tuple[type[Any], Key, Any, Any]  # kind, key, row before, row after (None: there is none)
 _MISSING: Any = object()
@@ -177,7 +174,7 @@ class MemoryTransaction(Transaction):
 
     # --- configuration and records ------------------------------------------------------------------------------------
 
-    def find(self, kind: type[Any], tenant_id: str, **where: Any) -> Any:
+    def find(self, kind: type[Any], tenant_id: str, /, **where: Any) -> Any:
         found = self.rows(kind, tenant_id, limit=2, **where)
         return found[0] if len(found) == 1 else None
 
@@ -185,9 +182,10 @@ class MemoryTransaction(Transaction):
         self,
         kind: type[Any],
         tenant_id: str,
+        /,
         *,
-        since: tuple[str, int] | None = None,
-        until: tuple[str, int] | None = None,
+        since: tuple[str, int | str] | None = None,
+        until: tuple[str, int | str] | None = None,
         newest_first: str = "",
         limit: int | None = None,
         **where: Any,

@@ -60,7 +60,11 @@ class PostgresServer:
             tables = [row[0] for row in self.admin("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", name)]
             sweep = "; ".join(f"DELETE FROM {t}" for t in tables if t not in ("schema_migration", "estate_version"))
             sweep += f"; DELETE FROM schema_migration WHERE version > {MIGRATIONS[-1][0]}"
-            self.admin(f"SET session_replication_role = replica; {sweep}; UPDATE estate_version SET version = 1", name)
+            self.admin(
+                f"SET session_replication_role = replica; {sweep};"
+                " UPDATE estate_version SET version = 1, feeding = false",
+                name,
+            )
             return name
         name = self.empty_database()
         fresh = open_store(self.url(name))

@@ -12,12 +12,14 @@ import pytest
 from capconduit.domain.model import Audit, Cap, RuleState, Setting, TargetState
 from capconduit.errors import NotFound, Refused
 from capconduit.services import (
+    agents,
     audit,
     balances,
     blocks,
     campaigns,
     caps,
     dids,
+    providers,
     rates,
     schedules,
     sellers,
@@ -26,7 +28,7 @@ from capconduit.services import (
 )
 from capconduit.services.office import Office
 from capconduit.services.settings import set_setting
-from capconduit.vocab import CapMetric, CapScope, Strategy, TargetKind, TrunkKind
+from capconduit.vocab import CapMetric, CapScope, ProviderKind, Strategy, TargetKind, TrunkKind
 from tests.store_contract.test_books_written import dump
 from tests.unit.estate_builder import FakeClock, Till
 
@@ -39,6 +41,8 @@ def office(shop: Till) -> Office:
     made = shop.office()
     rates.add_rate(made, "spare", per_minute_micros=1)
     targets.add_target(made, "spare", kind=TargetKind.PJSIP, address="sip:x@192.0.2.9")
+    providers.add_provider(made, "spare", kind=ProviderKind.OLLAMA, model="m")
+    agents.add_agent(made, "spare", providers=["spare"])
     later(made)
     return made
 
@@ -78,6 +82,12 @@ CHANGES: list[tuple[str, Callable[[Office], object]]] = [
     ("target.add", lambda o: targets.add_target(o, "new", kind=TargetKind.PJSIP, address="sip:y@192.0.2.9")),
     ("target.set", lambda o: targets.set_target(o, "spare", ring_ms=5_000)),
     ("target.remove", lambda o: targets.remove_target(o, "spare")),
+    ("provider.add", lambda o: providers.add_provider(o, "new", kind=ProviderKind.OLLAMA, model="m")),
+    ("provider.set", lambda o: providers.set_provider(o, "spare", model="n")),
+    ("agent.add", lambda o: agents.add_agent(o, "new", providers=["spare"])),
+    ("agent.set", lambda o: agents.set_agent(o, "spare", transcripts=True)),
+    ("agent.remove", lambda o: agents.remove_agent(o, "spare")),
+    ("target.set", lambda o: targets.set_target(o, "spare", kind=TargetKind.AGENT, agent="spare")),
     ("campaign.set", lambda o: campaigns.set_campaign(o, "solar", strategy=Strategy.WEIGHTED)),
     ("campaign.add", lambda o: campaigns.add_campaign(o, "new", seller="acme", rate="spare")),
     ("rule.add", lambda o: targets.add_rule(o, "solar", "spare")),
@@ -167,6 +177,19 @@ def test_what_referred_to_something_gone_does_not_come_back(office: Office) -> N
         audit.undo(office, entry)
     assert refused.value.slug == "undo-conflict"
     assert targets.show_target(office, "spare").rate == ""
+
+
+def test_an_agent_does_not_come_back_to_a_provider_that_is_gone(office: Office) -> None:
+    agents.remove_agent(office, "spare")
+    entry = last(office, "agent.remove")
+    providers.remove_provider(office, "spare")
+    later(office)
+    with pytest.raises(Refused) as caught:
+        audit.undo(office, entry)
+    assert caught.value.slug == "undo-conflict"
+    audit.undo(office, last(office, "provider.remove"))
+    audit.undo(office, entry)
+    assert agents.show_agent(office, "spare").providers == ["spare"]
 
 
 def test_money_is_not_undone(office: Office) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from capconduit.domain.model import Cdr, Event, Node
-from capconduit.errors import DatabaseError, Refused
-from capconduit.services.backups import back_up, restore
+from capconduit.errors import DatabaseError, Refused, UsageError
+from capconduit.services.backups import back_up, rehearse, restore
 from capconduit.store import backups
 from capconduit.store.rows import table_names
 from capconduit.store.sqlite import SqliteStore
@@ -73,6 +73,22 @@ def test_calls_that_were_up_are_settled_after_the_restore(shop: Till, file: Path
     [cdr] = shop.rows(Cdr)
     assert (cdr.dialstatus, cdr.talk_ms) == (DialStatus.ANSWER, 30_000)
     shop.verify()
+
+
+def test_a_rehearsal_reads_the_whole_file_and_changes_nothing(shop: Till, file: Path) -> None:
+    back_up(shop.store, file, nothing)
+    shop.dial(route_of("later"))
+    before = dump(shop.store)
+    size, keeps = rehearse(shop.store, file, shop.clock)
+    assert size == file.stat().st_size
+    assert (keeps is not None) == isinstance(shop.store, SqliteStore)
+    assert keeps is None or not keeps.exists()
+    file.write_bytes(file.read_bytes()[: size // 2])
+    with pytest.raises((Refused, DatabaseError)):
+        rehearse(shop.store, file, shop.clock)
+    with pytest.raises(UsageError):
+        rehearse(shop.store, file.with_name("nothing"), shop.clock)
+    assert dump(shop.store) == before
 
 
 def test_a_backup_is_of_one_moment_while_calls_go_on(shop: Till, file: Path, opened: Opener) -> None:

@@ -94,7 +94,7 @@ def nouns_of(text: str) -> Document:
 
 
 def test_the_example_is_applied_once_and_then_plans_nothing(estate: Estate) -> None:
-    assert len(estate.apply(EXAMPLE).changes) == 19
+    assert len(estate.apply(EXAMPLE).changes) == 23
     version = estate.version()
     assert estate.planned(EXAMPLE, prune=True) == []
     estate.apply(EXAMPLE)
@@ -125,10 +125,12 @@ def test_a_new_thing_has_the_defaults_that_the_manual_says(estate: Estate) -> No
         '[rate.r]\nper_minute="1"\n[schedule.s]\nhours="always"\n[trunk.t]\nkind="pjsip"\nhosts=["192.0.2.1"]\n'
         '[seller.s]\n[target.t]\nkind="extension"\naddress="1@x"\n[campaign.c]\nseller="s"\nrate="r"\n[rule.c.t]\n'
         f'[did."{DID}"]\n[[block]]\npattern="+1900*"\n'
+        '[provider.p]\nkind="openai"\nkey="env:K"\nmodel="m"\n[agent.a]\nproviders=["p"]\n'
     )
     found = export(estate.office)
+    given = ("hosts", "key", "model", "address")  # what those above cannot do without
     for noun in NOUNS:
-        lines = "".join(f"{n} = {d}\n" for n, (_, d) in FIELDS[noun.name].items() if d is not None and n != "hosts")
+        lines = "".join(f"{n} = {d}\n" for n, (_, d) in FIELDS[noun.name].items() if d is not None and n not in given)
         key = {"rule": "c.t", "did": f'"{DID}"', "block": ""}.get(noun.name, "x")
         header = f"[{noun.name}.{key}]" if key else '[[block]]\npattern = "+1900*"'
         (defaults,) = parse(f"{header}\n{lines}").nouns[noun.name].values()
@@ -220,7 +222,7 @@ def test_a_campaign_with_live_calls_is_not_pruned(open_shop: Shop) -> None:
 def test_a_dry_run_refuses_what_would_be_refused_and_leaves_nothing(estate: Estate) -> None:
     before = estate.version(), estate.text()
     rehearsal = estate.of(dry_run=True)
-    assert len(apply_estate(rehearsal, parse(EXAMPLE)).changes) == 19
+    assert len(apply_estate(rehearsal, parse(EXAMPLE)).changes) == 23
     with pytest.raises(UsageError):
         apply_estate(rehearsal, parse('[trunk.t]\nkind = "pjsip"\n'))
     assert (estate.version(), estate.text()) == before
@@ -313,6 +315,26 @@ def test_a_number_changes_hands_and_back(estate: Estate) -> None:
         assert estate.planned(did + fields) == []
         assert dids.show_did(estate.office, DID).did.status is status
     assert estate.refused(did + 'trunk = ""\n').slug == "did-needs-trunk"
+
+
+def test_a_number_can_be_a_sellers_without_a_campaign(estate: Estate) -> None:
+    base = (
+        '[seller.acme]\n[seller.zenith]\n[rate.std]\nper_minute = "0.2"\n'
+        '[campaign.solar]\nseller = "acme"\nrate = "std"\n'
+    )
+    did = f'[did."{DID}"]\n'
+    estate.apply(base + did + 'seller = "zenith"\n')
+    shown = dids.show_did(estate.office, DID)
+    assert (shown.seller, shown.campaign, shown.did.status) == ("zenith", "", DidStatus.ASSIGNED)
+    for fields, seller in (
+        ('campaign = "solar"\n', "acme"),
+        ('campaign = ""\nseller = "zenith"\n', "zenith"),
+        ('seller = ""\n', ""),
+    ):
+        estate.apply(base + did + fields)
+        assert estate.planned(base + did + fields) == []
+        assert dids.show_did(estate.office, DID).seller == seller
+    assert estate.refused(base + did + 'campaign = "solar"\nseller = "zenith"\n').slug == "did-seller-twice"
 
 
 def test_a_block_that_is_over_is_as_if_not_said(estate: Estate) -> None:

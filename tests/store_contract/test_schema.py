@@ -20,7 +20,7 @@ from capconduit.services.setup import prepare_database
 from capconduit.store import tables
 from capconduit.store.ddl import ddl
 from capconduit.store.open import check_schema, open_store
-from capconduit.store.rows import KEYS, mapping
+from capconduit.store.rows import mapping
 from capconduit.store.sqlstore import MIGRATIONS, SqlStore
 from tests.store_contract.conftest import PostgresServer
 from tests.store_contract.test_books_written import KINDS
@@ -124,7 +124,7 @@ def test_every_field_of_the_domain_is_a_column_of_its_type(kind: type[Any]) -> N
         expected.append((field.name, SQL_TYPES[plain], optional))
     actual = [(c.name, str(c.type.compile()).replace("BIGINTEGER", "BIGINT"), c.nullable) for c in table.columns]
     assert actual == expected
-    assert tuple(c.name for c in table.primary_key.columns) == KEYS.get(kind, ("id",))
+    assert tuple(c.name for c in table.primary_key.columns) == m.key
 
 
 def test_every_table_of_a_tenant_has_the_column() -> None:

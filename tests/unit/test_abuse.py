@@ -78,7 +78,7 @@ class Engine:
 
     def __init__(self, builder: EstateBuilder | None) -> None:
         self.estate = builder.estate() if builder else None
-        self.on_cdrs: Any = None
+        self.on_cdrs: list[Any] = []
 
 
 class NoStore:
@@ -162,7 +162,7 @@ def ended(builder: EstateBuilder, count: int) -> list[Any]:
 def test_what_cannot_be_told_waits_and_nothing_is_raised(caplog: pytest.LogCaptureFixture) -> None:
     builder = small_estate()
     watched = watch(builder)
-    watched._engine.on_cdrs(ended(builder, 25))
+    watched._engine.on_cdrs[0](ended(builder, 25))
     watched.look()
     watched.look()
     assert "the database is away" in caplog.text
@@ -178,7 +178,7 @@ def test_a_bug_in_looking_is_logged_and_the_next_round_works(
     builder = small_estate()
     watched = watch(builder)
     monkeypatch.setattr(abuse, "tell", broken)
-    watched._engine.on_cdrs(ended(builder, 25))
+    watched._engine.on_cdrs[0](ended(builder, 25))
     watched.look()
     assert "looking for abuse failed" in caplog.text
     caplog.clear()
@@ -192,7 +192,7 @@ def test_what_an_outage_kept_is_no_attack_of_now() -> None:
     watched = watch(builder, clock)
     cdrs = ended(builder, 25)
     clock.pass_ms(301_000)
-    watched._engine.on_cdrs(cdrs)
+    watched._engine.on_cdrs[0](cdrs)
     watched.look()
     assert not watched._untold
 
@@ -202,7 +202,7 @@ def test_records_that_nobody_looks_at_are_bounded() -> None:
     watched = watch(builder)
     one = ended(builder, 1)
     for _ in range(abuse.WAITING_MAX + 5_000):
-        watched._engine.on_cdrs(one)
+        watched._engine.on_cdrs[0](one)
     assert len(watched._waiting) == abuse.WAITING_MAX
 
 

@@ -8,7 +8,17 @@ from collections.abc import Callable
 import pytest
 
 from capconduit.services import gathering
-from capconduit.services.gathering import BUSY_S, CALLER_WAITS_S, CROWD, NOBODY_WAITS_S, Gathering, QueueFull
+from capconduit.services.gathering import (
+    BUSY_S,
+    CALLER_WAITS_S,
+    CROWD,
+    NOBODY_WAITS_S,
+    RUSH_BATCHES,
+    RUSH_FACTOR,
+    RUSH_S,
+    Gathering,
+    QueueFull,
+)
 
 LONG_S = 3_600.0  # nobody waits so long in a test
 SOON_S = 30.0
@@ -79,6 +89,18 @@ def test_long_after_the_last_batch_nobody_waits_for_others() -> None:
     now_s += BUSY_S * 2
     queue.put("second", CALLER_WAITS_S)
     assert queue._wait_s() == 0
+
+
+@pytest.mark.parametrize(("share", "waits_s"), [(0.9, CALLER_WAITS_S * RUSH_FACTOR), (1.5, 0.0)])
+def test_where_batches_follow_each_other_closely_callers_wait_longer(share: float, waits_s: float) -> None:
+    now_s = 100.0
+    queue: Gathering[str] = Gathering(patient=True, now_s=lambda: now_s)
+    for _ in range(RUSH_BATCHES):
+        queue.put("route", 0.0)
+        assert queue.take() == ["route"]
+        now_s += share * RUSH_S / RUSH_BATCHES  # more than BUSY_S
+    queue.put("route", CALLER_WAITS_S)
+    assert queue._wait_s() == pytest.approx(waits_s)
 
 
 def test_a_batch_has_a_bound_and_the_rest_follows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,12 @@ import pytest
 
 from capconduit.domain.model import Node
 from capconduit.services import balances, calls, campaigns, caps, dids, rates, sellers, settings, setup, targets, trunks
+from capconduit.services.reports import Ask, make_report
+from capconduit.services.rollups import roll_up_all, verify_rollups
 from capconduit.services.whatif import what_if
 from capconduit.store.open import open_store
 from capconduit.store.sqlite import SqliteDialect
-from capconduit.vocab import REJECTS, CapMetric, CapScope, RejectCode, TargetKind, TrunkKind
+from capconduit.vocab import REJECTS, CapMetric, CapScope, RejectCode, ReportBy, TargetKind, TrunkKind
 from tests.unit.estate_builder import (
     Till,
     answer_of,
@@ -212,6 +214,10 @@ def one_of_everything(till: Till) -> None:
     rates.remove_rate(office, "std")
     sellers.add_seller(office, "brief")
     sellers.remove_seller(office, "brief")
+    list(roll_up_all(till.store, till.clock.now_ms() + 10**8))
+    verify_rollups(office)
+    for by in ReportBy:
+        make_report(office, Ask(by=by, period="2026", compare=True))
     with till.store.transaction(write=True) as tx:
         tx.put_node(Node(name="n", boot_id="b", started_ms=0, seen_ms=0, asterisk_started_ms=None, state="up"))
         tx.nodes()
