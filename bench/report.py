@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -139,7 +140,7 @@ def _command(directory: Path, url: str, name: str, days: int) -> float:
     """The same as a process of its own, start-up included."""
     argv = [sys.executable, "-m", "capconduit_cli", "report", name, f"{days}d", "-o", "csv"]
     env = os.environ | {"CAPCONDUIT_DATABASE__URL": url, "HOME": str(directory)}
-    run = lambda: subprocess.run(argv, env=env, check=True, timeout=COMMAND_S, stdout=subprocess.DEVNULL)  # noqa: E731
+    run = partial(subprocess.run, argv, env=env, check=True, timeout=COMMAND_S, stdout=subprocess.DEVNULL)
     return round(median(_timed(run) for _ in range(COMMAND_RUNS)), 3)
 
 

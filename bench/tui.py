@@ -27,6 +27,7 @@ from bench.tui_load import CALLS, CHANGES, FLUSH_S, Traffic
 
 WIDTH, HEIGHT = 200, 50
 SCREENS: Final = ("Calls", "Caps", "Balances", "Targets", "Events", "Health")
+START_S: Final = 20.0  # for the daemon's socket to be there
 SETTLE_S: Final = 3.0
 LOOK_S: Final = 15.0
 PRESSES: Final = 40
@@ -80,7 +81,10 @@ def busy_floor(socket: Path, calls: int, changes: int) -> Iterator[Callable[[], 
         socket.unlink(missing_ok=True)
         line = [sys.executable, "-m", "bench.tui_load", str(socket), "--calls", str(calls), "--changes", str(changes)]
         started.append(subprocess.Popen(line))
+        until_s = time.monotonic() + START_S
         while not socket.exists():
+            if time.monotonic() > until_s or started[-1].poll() is not None:
+                raise SystemExit("the daemon of the bench does not start")
             time.sleep(0.01)
         return started[-1]
 

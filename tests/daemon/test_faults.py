@@ -8,6 +8,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -312,5 +313,21 @@ def test_a_wall_clock_that_is_set_forward_reserves_no_hour_at_once() -> None:
         await asyncio.sleep(0.2)
         assert asker.extensions <= 1
         assert 54 < ami.limits[0] <= 60
+
+    with_clock(test)
+
+
+def test_a_limit_is_moved_no_more_once_the_target_has_left() -> None:
+    """The dialplan has set the guard's own limit then, for whoever may have taken the target's place."""
+
+    async def test(meter: Meter, ami: Ami, asker: Asker, wall: list[int]) -> None:
+        answer(meter, wall[0])
+        await until(lambda: ami.limits)
+        watch = meter._watched["u-1"]
+        watch.leg = replace(watch.leg, ended_ms=wall[0])
+        watch.limit = (0.0, 0)  # an extension that was under way is through
+        before = list(ami.limits)
+        await meter._move_limit(watch)
+        assert ami.limits == before
 
     with_clock(test)

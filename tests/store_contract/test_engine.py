@@ -222,3 +222,28 @@ def test_an_admission_that_came_too_late_is_given_back(shop: Till) -> None:
     assert isinstance(shop.ask(route_of()), RejectAnswer)
     assert shop.account().held_micros == 0
     shop.verify()
+
+
+def test_a_reload_beside_a_batch_leaves_its_decision_on_the_estate_that_is_locked(
+    started: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another thread puts there between loading and deciding is older; the batch does not look at it."""
+    engine, till = started.engine, started
+    with till.store.transaction(write=False) as tx:
+        old = engine.estate = tx.load_estate()
+    till.office().change(lambda desk: desk.tx.bump_estate())
+    held: dict[str, Any] = {"estate": old}
+    seen: list[int] = []
+    real = engine_module.decide
+
+    def watching(command: Any, estate: Any, *rest: Any) -> Any:
+        seen.append(estate.version)
+        return real(command, estate, *rest)
+
+    def put(_engine: Any, _estate: Any) -> None:
+        held["estate"] = old  # the other thread is a moment later than the engine's own
+
+    monkeypatch.setattr(engine_module, "decide", watching)
+    monkeypatch.setattr(engine_module.Engine, "estate", property(lambda _: held["estate"], put), raising=False)
+    till.store.run(lambda tx: engine.work([route_of("u-1")], tx), hurry=True)
+    assert seen == [old.version + 1]
