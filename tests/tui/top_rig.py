@@ -362,9 +362,12 @@ class Stage:
         await self.pilot.pause()
 
     async def settle(self) -> None:
-        """Paint what changed."""
+        """Paint what changed, until nothing does: what appears takes room, and then others are painted anew."""
         self.app.refresh_now()
-        await self.pilot.pause()
+        before = None
+        async with asyncio.timeout(DEADLINE_S):
+            while before != (before := self.text):
+                await self.pilot.pause()
 
     async def until(self, good: Callable[[], bool]) -> None:
         """Wait for something a thread does."""

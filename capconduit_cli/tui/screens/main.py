@@ -147,6 +147,11 @@ class FloorScreen(Screen[None]):
             banner.display = told is not None
         self._paint_keys(width)
 
+    @on(LiveTable.Fitted)
+    def tell_span(self) -> None:
+        """Which rows are seen is known only once the table has its size."""
+        self.paint_frame(self.top_app.shown)
+
     def _where(self) -> Line:
         """At the right of the tabs: order, filter, rows."""
         if self.is_health:

@@ -84,6 +84,9 @@ class LiveTable(Painted):
     class Sorted(Message):
         """The order was changed by a click."""
 
+    class Fitted(Message):
+        """Another number of rows has room: a banner came or went, or the terminal has another size."""
+
     def __init__(self, views: Sequence[View[Any]], *, id: str) -> None:  # Textual's word
         super().__init__(id=id)
         self.places = {view.key: Place(view.order, view.reverse) for view in views}
@@ -295,6 +298,7 @@ class LiveTable(Painted):
         if self._moment is not None:
             self._scroll_to_cursor()
             self._paint(self._moment)
+            self.post_message(self.Fitted())
 
     def repaint(self) -> None:
         """Draw everything anew."""
