@@ -36,4 +36,4 @@ class SystemClock:
         return time.monotonic_ns() // 1_000_000
 
     def new_id(self) -> str:
-        return ulid(self.now_ms(), int.from_bytes(os.urandom(10)))
+        return ulid(time.time_ns() // 1_000_000, int.from_bytes(os.urandom(10)))

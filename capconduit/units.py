@@ -24,7 +24,8 @@ MAX_MICROS: Final = 9_000_000_000_000_000_000  # below 2^63: what the databases 
 _MONEY = re.compile(r"^\s*([+-]?)([0-9]{1,12})(?:\.([0-9]{1,6}))?(?:\s*([A-Za-z]{3}))?\s*$")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 _DURATION_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_RELATIVE = re.compile(r"^-([0-9]{1,9})(s|m|h|d)$")
+_RELATIVE = re.compile(r"^([+-])([0-9]{1,9})(s|m|h|d)$")
+_DAY_AND_CLOCK = re.compile(r"^([a-z]+)(?:[ t]([01]?[0-9]|2[0-3]):([0-5][0-9]))?$")
 _WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -123,34 +124,39 @@ def instant_ms(moment: datetime) -> Millis:
     return Millis((delta.days * 86_400 + delta.seconds) * MS_PER_SECOND + delta.microseconds // 1_000)
 
 
+def _day_named(name: str, now_ms: int, zone: ZoneInfo) -> datetime | None:
+    """The midnight of `today`, `yesterday`, `tomorrow`, or of the last day of a weekday's name that has begun."""
+    local_now = datetime.fromtimestamp(now_ms // MS_PER_SECOND, zone)
+    midnight = local_now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)  # the first of two
+    if name in _WEEKDAYS:
+        return midnight - timedelta(days=(local_now.weekday() - _WEEKDAYS.index(name)) % 7)
+    days = {"today": 0, "yesterday": -1, "tomorrow": 1}.get(name)
+    return None if days is None else midnight + timedelta(days=days)
+
+
 def parse_instant(text: str, *, now_ms: int, timezone: str = "UTC") -> Millis:
-    """UTC milliseconds of an ISO date or time, `now`, `today`, `yesterday`, a weekday, or `-2h`.
+    """UTC milliseconds of an ISO date or time, `now`, `-2h`, `+2h`, or a day by name: `today`, `yesterday`, `tomorrow`,
+    a weekday; also with a time of day, `tomorrow 09:00`.
 
     A text without an offset is local time in `timezone`; a date alone is its midnight; a weekday is the last one that
     has begun. Raises UsageError.
     """
     word = text.strip().lower()
     zone = ZoneInfo(timezone)
-    local_now = datetime.fromtimestamp(now_ms // MS_PER_SECOND, zone)
-    midnight = local_now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)  # the first of two
     if word == "now":
         return Millis(now_ms)
-    if word == "today":
-        return instant_ms(midnight)
-    if word == "yesterday":
-        return instant_ms(midnight - timedelta(days=1))
-    if word in _WEEKDAYS:
-        return instant_ms(midnight - timedelta(days=(local_now.weekday() - _WEEKDAYS.index(word)) % 7))
-    relative = _RELATIVE.match(word)
-    if relative:
-        return Millis(max(now_ms - int(relative[1]) * _DURATION_MS[relative[2]], 0))
+    if relative := _RELATIVE.match(word):
+        span_ms = int(relative[2]) * _DURATION_MS[relative[3]]
+        return Millis(min(max(now_ms + (span_ms if relative[1] == "+" else -span_ms), 0), MAX_INSTANT_MS - 1))
+    if (named := _DAY_AND_CLOCK.match(word)) and (day := _day_named(named[1], now_ms, zone)) is not None:
+        return instant_ms(day.replace(hour=int(named[2]), minute=int(named[3])) if named[2] else day)
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         raise UsageError(
             "time-invalid",
             f"{text!r} is not a time",
-            "write it like 2026-03-08T14:30, 2026-03-08, yesterday, monday or -2h",
+            "write it like 2026-03-08T14:30, 2026-03-08, yesterday, monday, 'tomorrow 09:00', -2h or +2h",
         ) from None
     try:
         instant = instant_ms(moment if moment.tzinfo else moment.replace(tzinfo=zone))

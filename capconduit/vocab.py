@@ -356,7 +356,6 @@ class EventKind(StrEnum):
     CALL_REJECTED = "call.rejected"
     CALL_ZOMBIE = "call.zombie"
     CALL_HANGUP = "call.hangup"  # somebody asked for it; the end is told when it has come
-    ATTEMPT_STARTED = "attempt.started"
     ATTEMPT_FAILED = "attempt.failed"
     HOLD_EXTENDED = "hold.extended"
     CAP_REACHED = "cap.reached"

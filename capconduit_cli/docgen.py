@@ -78,9 +78,9 @@ strings. The names of fields are stable. Control characters in values are writte
 An error is a line `error: what happened [slug]`, mostly followed by `hint: what to do next`. The slug is stable."""
 
 INPUT: Final = """\
-Amounts are written 25, 25.50 or '25.50 USD', durations 90s, 1m30s or 2h, times 2026-03-08T14:30, yesterday, monday or
--2h. Telephone numbers may be in any usual notation. Options of the whole program stand before the noun, all others
-after the verb."""
+Amounts are written 25, 25.50 or '25.50 USD', durations 90s, 1m30s or 2h, times 2026-03-08T14:30, yesterday, monday,
+'tomorrow 09:00', -2h or +2h. Telephone numbers may be in any usual notation. Options of the whole program stand before
+the noun, all others after the verb."""
 
 
 class Page:

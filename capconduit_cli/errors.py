@@ -15,8 +15,9 @@ from typer import Abort, BadParameter, Exit
 from typer._click.exceptions import BadOptionUsage, ClickException, MissingParameter, NoSuchOption
 
 from capconduit.errors import CapConduitError, ExitCode, UsageError
+from capconduit.units import format_micros
 from capconduit_cli.text import printable
-from capconduit_cli.typer_seam import ClickUsageError, Context, NoArguments
+from capconduit_cli.typer_seam import ClickUsageError, Context, Group, NoArguments
 
 MAX_BUG_LINE: Final = 500
 _WRITE_FAILURES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -137,7 +138,8 @@ def _usage_error(error: ClickException) -> UsageError:
         case ClickUsageError() if error.message.startswith("Got unexpected extra argument"):
             extra = re.search(r"\(s\) \((.*)\)", error.message, re.DOTALL)
             text = f"{path!r} does not take {extra[1]!r}" if extra else error.message
-            return UsageError("argument-unexpected", text, _usage_line(ctx) or see)
+            one = _amount_in_two(ctx, extra[1]) if ctx and extra else ""
+            return UsageError("argument-unexpected", text, one or _usage_line(ctx) or see)
     return UsageError("usage", error.format_message(), see)
 
 
@@ -147,8 +149,39 @@ def _option_hint(error: NoSuchOption, see: str) -> str:
         root = ctx.find_root()
         if any(error.option_name in param.opts for param in root.command.params):
             return f"{error.option_name} is global, it stands before the noun: capconduit {error.option_name} ..."
+    if ctx is not None and (where := _verb_with(ctx, error.option_name)):
+        return f"{error.option_name} stands after the verb: {where} {error.option_name} ..."
     near = difflib.get_close_matches(error.option_name, error.possibilities or (), 1)
     return f"did you mean {near[0]!r}?" if near else see
+
+
+def _verb_with(ctx: Context, option: str) -> str:
+    """The beginning of a command line in which an option that stood too early has its place; empty where none has."""
+    group = ctx.command
+    if not isinstance(group, Group):
+        return ""
+    if ctx.parent is None:  # the nouns are not loaded for that: these are what almost every verb has
+        return "capconduit NOUN VERB" if option in _USUAL else ""
+    names = group.list_commands(ctx)
+    commands = {name: command for name in names if (command := group.get_command(ctx, name)) is not None}
+    having = [name for name, command in commands.items() if any(option in param.opts for param in command.params)]
+    if not having:
+        return ""
+    return f"{ctx.command_path} {'list' if 'list' in having else having[0]}"
+
+
+_USUAL: Final = ("-o", "--output", "--json", "--fields", "--sort", "--filter", "--limit", "--dry-run", "--yes", "-y")
+
+
+def _amount_in_two(ctx: Context, extra: str) -> str:
+    """What to write where an amount's currency stands behind it as a word of its own."""
+    from capconduit_cli.amounts import Amount  # most command lines are right
+
+    bare = [value for value in ctx.params.values() if isinstance(value, Amount) and not value.currency]
+    if not bare or not re.fullmatch("[A-Za-z]{3}", extra):
+        return ""
+    written = format_micros(bare[0].micros, trim=True).removesuffix(".00")
+    return f"write the amount and its currency as one: '{written} {extra.upper()}'"
 
 
 def _parameter_name(error: BadParameter) -> str:

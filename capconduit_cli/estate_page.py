@@ -27,8 +27,10 @@ removed: then the whole file is refused. Settings and fields are never pruned.
 Names stand for ids. Every name that is used must be in the file or, without `--prune`, in the estate. A name with
 anything but letters, digits, `_` and `-` is quoted: [did."+18005550100"].
 
-Balances, calls and the ledger are not part of it; neither are users and tokens. Secrets are in it as references only.
-It is the estate of one tenant, which `--tenant` selects and the file does not name."""
+Balances, calls and the ledger are not part of it; neither are users, tokens, requests for numbers, webhooks and rules
+of notifications, which belong to an installation and its people: `capconduit webhook list --json` and `capconduit
+notification rules --json` tell those that there are, and `capconduit db backup` keeps all of it. Secrets are in it as
+references only. It is the estate of one tenant, which `--tenant` selects and the file does not name."""
 
 VALUES = """\
 Amounts are texts like "0.20", without a currency: it is that of the rate or the seller. Whole amounts may be numbers.

@@ -87,7 +87,7 @@ def parse_expiry(text: str) -> Expiry:
 def instant_option(*names: str, help: str, **more: Any) -> Any:
     """An option whose value is UTC milliseconds: `since: Annotated[int | None, instant_option("--since", help="...")]`.
 
-    Takes ISO times, `yesterday`, `monday`, `-2h`; a time without an offset is UTC.
+    Takes ISO times, `yesterday`, `monday`, `tomorrow 09:00`, `-2h`, `+2h`; a time without an offset is UTC.
     """
     return typer.Option(*names, metavar=more.pop("metavar", "TIME"), parser=parse_time, help=help, **more)
 

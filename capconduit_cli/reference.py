@@ -66,7 +66,7 @@ def reference() -> str:
             "",
             "## Settings",
             "",
-            "`capconduit setting set NAME VALUE`; in force with the next decision.",
+            "`capconduit setting set NAME VALUE`, or `setting reset NAME`; in force with the next decision.",
             "",
             *_table(("setting", "type", "default", "what it does"), settings),
             "",

@@ -1,8 +1,9 @@
 """AMI messages translated into typed, frozen events; pure: no socket, no clock, nothing raised.
 
-Fields and meanings: Asterisk main/manager_channels.c (Newchannel, DialBegin, DialState, DialEnd, HangupRequest,
-SoftHangupRequest, Hangup) and main/manager_bridges.c (BridgeEnter, BridgeLeave); compared with what Asterisk 22.10
-sends. Messages are hostile text: what lacks a field that is needed, or is not one of ours, becomes None.
+Fields and meanings: Asterisk main/manager_channels.c (DialBegin, DialState, DialEnd, Hangup) and
+main/manager_bridges.c (BridgeLeave); compared with what Asterisk 22.10 sends. Each kind of event costs Asterisk and us
+time for every call: there are no more of them than somebody reads. Messages are hostile text: what lacks a field that
+is needed, or is not one of ours, becomes None.
 """
 
 from __future__ import annotations
@@ -23,18 +24,11 @@ ZONE_STEP_MS: Final = 15 * 60 * MS_PER_SECOND  # every time zone is a multiple o
 
 
 @dataclass(frozen=True, slots=True)
-class NewChannel:
-    """A channel came to be. `at_ms` is UTC ms here and below, from AMI's Timestamp where there is one."""
-
-    uniqueid: str
-    linkedid: str
-    channel: str
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class DialBegan:
-    """Dial sent a call to a target: `uniqueid` is the caller's, `dest_*` the leg that was created."""
+    """Dial sent a call to a target: `uniqueid` is the caller's, `dest_*` the leg that was created.
+
+    `at_ms` is UTC ms here and below, from AMI's Timestamp where there is one.
+    """
 
     uniqueid: str
     linkedid: str
@@ -66,17 +60,6 @@ class DialEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class LegJoinedBridge:
-    """A channel began to talk in a bridge."""
-
-    uniqueid: str
-    linkedid: str
-    channel: str
-    bridge_id: str
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class LegLeftBridge:
     """A channel no longer talks in a bridge."""
 
@@ -84,23 +67,6 @@ class LegLeftBridge:
     linkedid: str
     channel: str
     bridge_id: str
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class HangupRequested:
-    """Somebody wants this channel to end.
-
-    Not `soft`: the far side of this very channel hung up (BYE, CANCEL or an error came in on it), so the first one of a
-    call says who ended it. `soft`: Asterisk itself ends it (the dialplan, Dial, a shutdown); AMI Hangup and
-    TIMEOUT(absolute) have no HangupRequest of their own.
-    """
-
-    uniqueid: str
-    linkedid: str
-    channel: str
-    cause: int
-    soft: bool
     at_ms: int
 
 
@@ -167,16 +133,7 @@ class ResyncNeeded:
     reason: str
 
 
-CallEvent: TypeAlias = (
-    NewChannel
-    | DialBegan
-    | RingingBegan
-    | DialEnded
-    | LegJoinedBridge
-    | LegLeftBridge
-    | HangupRequested
-    | ChannelHungUp
-)
+CallEvent: TypeAlias = DialBegan | RingingBegan | DialEnded | LegLeftBridge | ChannelHungUp
 LinkEvent: TypeAlias = LinkUp | LinkDown | ChannelList | ResyncNeeded
 AmiEvent: TypeAlias = CallEvent | LinkEvent
 
@@ -264,10 +221,6 @@ def _duration_s(text: str) -> int:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def _new_channel(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
-    return NewChannel(*_leg(message), at_ms)
-
-
 def _dial_began(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
     uniqueid, linkedid, _ = _leg(message)
     dest_uniqueid = message.get("DestUniqueid", "")
@@ -293,10 +246,6 @@ def _dial_ended(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
     return DialEnded(message["Uniqueid"], dest_uniqueid, status, channel, dest_channel, at_ms)
 
 
-def _joined(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
-    return LegJoinedBridge(*_leg(message), message.get("BridgeUniqueid", ""), at_ms)
-
-
 def _left(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
     return LegLeftBridge(*_leg(message), message.get("BridgeUniqueid", ""), at_ms)
 
@@ -305,27 +254,29 @@ def _hung_up(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
     return ChannelHungUp(*_leg(message), whole_number(message.get("Cause", "")), at_ms)
 
 
-def _hangup_requested(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
-    soft = message["Event"] == "SoftHangupRequest"
-    return HangupRequested(*_leg(message), whole_number(message.get("Cause", "")), soft, at_ms)
-
-
 def _leg(message: Mapping[str, str]) -> tuple[str, str, str]:
     return message["Uniqueid"], message.get("Linkedid", ""), message.get("Channel", "")
 
 
+_LEG: Final = ("Event", "Timestamp", "Uniqueid", "Linkedid", "Channel")
+_DEST: Final = (*_LEG, "DestUniqueid", "DestChannel")
+# What is read of each event that manager.conf's eventfilter lines let through; the last two are about Asterisk itself.
+FIELDS_READ: Final[Mapping[str, tuple[str, ...]]] = {
+    "DialBegin": (*_DEST, "DialString"),
+    "DialState": (*_DEST, "DialStatus"),
+    "DialEnd": (*_DEST, "DialStatus"),
+    "BridgeLeave": (*_LEG, "BridgeUniqueid"),
+    "Hangup": (*_LEG, "Cause"),
+    "FullyBooted": ("Event", "Uptime"),
+    "Shutdown": ("Event",),
+}
 _TRANSLATIONS: Final[Mapping[str, Callable[[Mapping[str, str], int], CallEvent | None]]] = {
-    "Newchannel": _new_channel,
     "DialBegin": _dial_began,
     "DialState": _dial_state,
     "DialEnd": _dial_ended,
-    "BridgeEnter": _joined,
     "BridgeLeave": _left,
-    "HangupRequest": _hangup_requested,
-    "SoftHangupRequest": _hangup_requested,
     "Hangup": _hung_up,
 }
 
 CALL_EVENT_NAMES: Final = frozenset(_TRANSLATIONS)
-# What manager.conf's eventfilter lines must let through; the last two are about Asterisk itself.
-FILTERED_EVENT_NAMES: Final = (*_TRANSLATIONS, "FullyBooted", "Shutdown")
+FILTERED_EVENT_NAMES: Final = tuple(FIELDS_READ)

@@ -31,9 +31,10 @@ from capconduit.asterisk.ami_codec import (
     MessageBuffer,
     Oversized,
     encode_action,
-    parse_message,
+    line_starts,
+    pick_fields,
 )
-from fastagi.ami_events import FILTERED_EVENT_NAMES
+from fastagi.ami_events import FIELDS_READ
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ MAX_PENDING_ACTIONS: Final = 1_000
 EVENT_CLASSES: Final = "call,system"  # asked for at login; what the user may read still decides
 NO_EVENTS: Final = "off"
 
-_WANTED: Final = frozenset(name.encode() for name in FILTERED_EVENT_NAMES)
+_WANTED: Final = {name.encode(): line_starts(fields) for name, fields in FIELDS_READ.items()}
 _ACTION_ID: Final = re.compile(rb"(?:\A|\r\n)ActionID: ([^\r]*)")
 
 Fields = dict[str, str]
@@ -151,9 +152,9 @@ class GuardedProtocol(AMIProtocol):
             name = data[7 : data.find(b"\r\n")] if data.startswith(b"Event: ") else b""
             if isinstance(data, Oversized):
                 self.on_oversized(data)
-            elif name in _WANTED:
+            elif (starts := _WANTED.get(name)) is not None:
                 if self.factory is not None:
-                    self.factory.dispatch(parse_message(data))
+                    self.factory.dispatch(pick_fields(data, starts))
             else:
                 self.on_answer(data)
         except Exception:  # one message that panoramisk or we cannot handle must not cost the link

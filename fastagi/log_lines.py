@@ -54,6 +54,9 @@ def _error_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     return formatter.formatException(record.exc_info) if record.exc_info else ""
 
 
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, default=str)  # once: json.dumps would make one for each line
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a record: at, level, logger, message, and what it is about."""
 
@@ -67,7 +70,7 @@ class JsonFormatter(logging.Formatter):
         }
         if error := _error_of(self, record):
             told["error"] = error
-        return json.dumps(told, ensure_ascii=False, default=str)
+        return _JSON.encode(told)
 
 
 class ConsoleFormatter(logging.Formatter):

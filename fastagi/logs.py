@@ -14,6 +14,7 @@ import sys
 from contextlib import suppress
 from logging.handlers import QueueListener
 from queue import Full, Queue
+from threading import Event
 from typing import Any, Final, TextIO
 
 from fastagi.journald import JournalHandler, leads_to_the_journal
@@ -22,6 +23,7 @@ from fastagi.log_repeats import Repeats
 
 QUEUE_MAX: Final = 10_000  # lines that wait to be written
 STOP_S: Final = 2.0  # for them at the end
+GATHER_S: Final = 0.05  # that the first of them waits for others
 JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 
 
@@ -51,7 +53,23 @@ class _Handing(logging.Handler):
 
 
 class _Writing(QueueListener):
-    """Ends with what is queued written, if that can be done within a moment. One line that fails costs itself."""
+    """Ends with what is queued written, if that can be done within a moment. One line that fails costs itself.
+
+    Lines are written a few at a time: each time this thread wakes it takes the processor from decisions.
+    """
+
+    def __init__(self, queue: Queue[Any], handler: logging.Handler) -> None:
+        super().__init__(queue, handler)
+        self._records = queue
+        self._stopping = Event()
+
+    def dequeue(self, block: bool) -> Any:
+        """The next record; the first after a pause waits a moment for others."""
+        if not self._records.empty():
+            return self._records.get(block)
+        record = self._records.get(block)
+        self._stopping.wait(GATHER_S)
+        return record
 
     def handle(self, record: logging.LogRecord) -> None:
         try:
@@ -62,8 +80,9 @@ class _Writing(QueueListener):
     def stop(self) -> None:
         if self._thread is None:
             return
+        self._stopping.set()
         with suppress(Full):  # nobody reads: it will not end, and nobody waits for it
-            self.queue.put(self._sentinel, timeout=STOP_S)  # type: ignore[attr-defined]
+            self._records.put(self._sentinel, timeout=STOP_S)  # type: ignore[attr-defined]
             self._thread.join(STOP_S)
         self._thread = None
 

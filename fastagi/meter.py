@@ -29,7 +29,6 @@ from fastagi.ami_events import (
     LinkDown,
     LinkUp,
     LiveChannel,
-    NewChannel,
     RingingBegan,
 )
 from fastagi.ami_guard import AMI_DOWN
@@ -172,8 +171,6 @@ class Meter:
     def on_event(self, event: AmiEvent) -> None:
         """Take one event of the link."""
         match event:
-            case NewChannel() if event.uniqueid in self._watched:
-                self._watched[event.uniqueid].channel = event.channel
             case DialBegan() if event.uniqueid in self._watched:
                 self._dial_began(self._watched[event.uniqueid], event)
             case RingingBegan() if event.uniqueid in self._watched:

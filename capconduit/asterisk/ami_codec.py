@@ -6,7 +6,7 @@ bytes and a message 128 lines, or Asterisk refuses it. Untrusted text is refused
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from capconduit.errors import PeerError
@@ -50,10 +50,30 @@ _HINT: Final = "nothing was sent; look at where this value came from"
 def parse_message(data: bytes) -> dict[str, str]:
     """The fields of one whole message. Of a repeated field the first stays: a later one may be somebody's text."""
     fields: dict[str, str] = {}
-    for line in data.decode(errors="replace").split("\r\n"):
+    for line in reversed(data.decode(errors="replace").split("\r\n")):  # the first is put last, and stays
         name, colon, value = line.partition(":")
         if colon:
-            fields.setdefault(name, value[1:] if value.startswith(" ") else value)
+            fields[name] = value[1:] if value[:1] == " " else value
+    return fields
+
+
+def line_starts(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Fields and how their lines begin, for `pick_fields`."""
+    return tuple((name, f"\r\n{name}:") for name in names)
+
+
+def pick_fields(data: bytes, starts: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """What `parse_message` gives, but these fields only: an event has thirty, of which a few are read."""
+    text = "\r\n" + data.decode(errors="replace")
+    fields: dict[str, str] = {}
+    for name, start in starts:
+        at = text.find(start)
+        if at < 0:
+            continue
+        at += len(start)
+        end = text.find("\r\n", at)
+        value = text[at:end] if end >= 0 else text[at:]
+        fields[name] = value[1:] if value[:1] == " " else value
     return fields
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from capconduit.domain.books import Books, Changes
 from capconduit.domain.calls import DialAnswer, RejectAnswer, RouteAnswer, RouteRequest
@@ -13,6 +12,7 @@ from capconduit.domain.events import Ids
 from capconduit.domain.events import event as event  # services know it by this name
 from capconduit.domain.model import Attempt, Call, Campaign, Cdr, Event, Hold, Place, RecentCaller, RuleState
 from capconduit.domain.rating import Funding, Tariff
+from capconduit.domain.record import maker, replace
 from capconduit.domain.routing import CapPlace, Decision, caller_of, find_did, first_dial, hold_for, route
 from capconduit.domain.settings import Settings
 from capconduit.domain.strategies import ROTATING, Candidate, advance
@@ -37,6 +37,7 @@ from capconduit.vocab import (
 )
 
 CDR_SCHEMA_VERSION = 1
+_new_place = maker(Place)
 
 _MONEY_REJECTS = frozenset(
     {RejectCode.BALANCE_EXHAUSTED, RejectCode.BALANCE_HELD_BY_OTHER_CALLS, RejectCode.BALANCE_BELOW_FIRST_INCREMENT}
@@ -121,11 +122,11 @@ def dial_answer(call: Call, legs: Sequence[Attempt], campaign: Campaign | None) 
     return DialAnswer(
         call_id=call.id,
         attempt=call.attempt,
-        dial="&".join(leg.dial for leg in legs),
+        dial="&".join([leg.dial for leg in legs]),
         ring_s=legs[0].ring_s,
         funded_s=call.funded_s,
         ceiling_ms=campaign.max_duration_ms if campaign else call.funded_s * MS_PER_SECOND,
-        target="&".join(leg.target_name for leg in legs),
+        target="&".join([leg.target_name for leg in legs]),
     )
 
 
@@ -136,7 +137,7 @@ def _campaign(estate: Estate, call: Call) -> Campaign | None:
 def take_places(places: Iterable[CapPlace], call: Call, attempt: int, funding: Funding) -> list[Place]:
     """Places of `call` in these caps: one call, or what its funding covers. Calls per second hold no place."""
     return [
-        Place(
+        _new_place(
             call_id=call.id,
             attempt=attempt,
             cap_id=cap_id,
@@ -167,10 +168,10 @@ def caps_filled(places: Iterable[Place], books: Books, estate: Estate, now_ms: i
         zoned = estate.caps[place.cap_id]
         if zoned.cap.window_kind is WindowKind.NONE:
             continue
-        before = books.places.get(place.call_id, {}).get((place.attempt, place.cap_id))
-        more = place.amount - (before.amount if before else 0)
+        before = books.place(place.call_id, place.attempt, place.cap_id)
+        more = place.amount - before.amount if before else place.amount
         key = (place.cap_id, place.window_start_ms)
-        if key == counter_key(zoned, now_ms):
+        if zoned.bucket_ms and key == counter_key(zoned, now_ms):  # the window that ends now, as when it was taken
             free = zoned.cap.limit_value - sum(taken(zoned, key, books, now_ms))
         else:
             free = left(zoned, key, books)
@@ -200,7 +201,9 @@ def start_dial(
     for leg, candidate in enumerate(dialled, number):
         taken_here = [(zoned, counter_key(zoned, now_ms)) for zoned in candidate.offer.caps]
         changes.attempts.append(_attempt(call, candidate, leg, number, ring_s, now_ms))
-        own = Funding(hold_for(candidate.offer.tariff, funding.funded_s), funding.funded_s)
+        own = funding  # of one leg alone the hold is its own
+        if len(dialled) > 1:
+            own = Funding(hold_for(candidate.offer.tariff, funding.funded_s), funding.funded_s)
         changes.places.extend(take_places(taken_here, call, leg, own))
         changes.ticks.extend(ticks(taken_here))
     until_ms = dial_lease_ms(estate.settings(call.tenant_id), ring_s, now_ms)
@@ -250,7 +253,7 @@ def _rotated(call: Call, dialled: Sequence[Candidate], estate: Estate, books: Bo
 def ring_seconds(dialled: Sequence[Candidate], budget_left_ms: int) -> int:
     """How long the target may ring: its own ring time (the longest of several) within what is left of the campaign's
     budget; at least 1 s."""
-    longest_ms = max(c.target.ring_ms for c in dialled)
+    longest_ms = max([c.target.ring_ms for c in dialled])
     return max(ceil_div(min(longest_ms, budget_left_ms), MS_PER_SECOND), 1)
 
 
@@ -342,7 +345,7 @@ def _call(
         seen_ms=now_ms,
         lease_until_ms=dial_lease_ms(estate.settings(decision.tenant_id), ring_s, now_ms),
         reject_reason="",
-        trace=dump_trace(decision.checks),
+        trace=dump_trace(decision.trace),
         leg=0,
         then_after_s=tariff.then_after_s,
         then_per_minute_micros=tariff.then_per_minute_micros,
@@ -450,7 +453,7 @@ def rejected_cdr(request: RouteRequest, decision: Decision, answer: RejectAnswer
         amount_micros=0,
         written_off_micros=0,
         balance_after_micros=None,
-        trace=dump_trace(decision.checks),
+        trace=dump_trace(decision.trace),
     )
 
 

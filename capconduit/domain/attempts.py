@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from capconduit.domain.admission import (
     all_failed,
     caps_filled,
@@ -20,6 +18,7 @@ from capconduit.domain.estate import Estate
 from capconduit.domain.events import Ids, event
 from capconduit.domain.model import Attempt, Call, Campaign, Place
 from capconduit.domain.rating import Funding
+from capconduit.domain.record import replace
 from capconduit.domain.routing import Decision, Purse, first_dial, fund_dial, open_candidates
 from capconduit.domain.strategies import Candidate, order
 from capconduit.domain.targets import dial_lease_ms, failed, told
@@ -69,7 +68,7 @@ def next_attempt(
         if funding is not None:
             return _go_on(decision, call, campaign, chosen, funding, estate, books, changes, now_ms, ids)
     answer = all_failed(call.id, last.hangup_cause or CAUSE_NO_ANSWER)
-    changes.calls.append(replace(call, reject_reason=answer.reason, trace=extend_trace(call.trace, decision.checks)))
+    changes.calls.append(replace(call, reject_reason=answer.reason, trace=extend_trace(call.trace, decision.trace)))
     return answer, changes
 
 
@@ -110,7 +109,7 @@ def _go_on(
         funded_s=funding.funded_s,
         state=CallState.DIALING,
         lease_until_ms=dial_lease_ms(estate.settings(call.tenant_id), ring_s, now_ms),
-        trace=extend_trace(call.trace, decision.checks),
+        trace=extend_trace(call.trace, decision.trace),
     )
     hold = books.holds[call.id]
     expires_ms = now_ms + (ring_s + funding.funded_s) * MS_PER_SECOND

@@ -6,7 +6,7 @@ never promises a place or a micro twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from capconduit.domain.model import (
     Account,
@@ -23,6 +23,7 @@ from capconduit.domain.model import (
     TargetState,
     Tombstone,
 )
+from capconduit.domain.record import replace
 from capconduit.vocab import HoldState, PlaceState
 
 CounterKey = tuple[str, int]  # cap id, start of the window (UTC ms)
@@ -172,6 +173,11 @@ class Books:
         call_id = self.call_ids.get(key)
         return self.calls.get(call_id) if call_id else None
 
+    def place(self, call_id: str, attempt: int, cap_id: str) -> Place | None:
+        """The place of a call, or of one of its attempts, in a cap."""
+        own = self.places.get(call_id)
+        return own.get((attempt, cap_id)) if own else None
+
     def open_places(self, call_id: str) -> list[Place]:
         """The places a call still occupies."""
         return [p for p in self.places.get(call_id, {}).values() if p.state is not PlaceState.RELEASED]
@@ -250,22 +256,25 @@ class Books:
 
     def _apply_place(self, place: Place) -> None:
         """A place that is released is released once: a second release changes nothing."""
-        own = self.places.setdefault(place.call_id, {})
-        before = own.get((place.attempt, place.cap_id))
-        if before is not None and before.state is PlaceState.RELEASED:
-            return
+        call_id, attempt, cap_id = place.call_id, place.attempt, place.cap_id
+        own = self.places.get(call_id)
+        if own is None:
+            own = self.places[call_id] = {}
+        before, held_before = own.get((attempt, cap_id)), 0
         if before is None:
-            self.new_places.add((place.call_id, place.attempt, place.cap_id))
-        own[(place.attempt, place.cap_id)] = place
-        self.dirty_places.add((place.call_id, place.attempt, place.cap_id))
-        key = (place.cap_id, place.window_start_ms)
-        held_before = before.amount if before else 0
+            self.new_places.add((call_id, attempt, cap_id))
+        elif before.state is PlaceState.RELEASED:
+            return
+        else:
+            held_before = before.amount
+        own[(attempt, cap_id)] = place
+        self.dirty_places.add((call_id, attempt, cap_id))
         if place.state is PlaceState.RELEASED:
             used, in_flight = place.counted, -held_before
         else:
             used, in_flight = 0, place.amount - held_before
         if used or in_flight:
-            self._count(place.tenant_id, key, used, in_flight)
+            self._count(place.tenant_id, (cap_id, place.window_start_ms), used, in_flight)
 
     def _apply_hold(self, hold: Hold) -> None:
         before = self.holds.get(hold.call_id)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from capconduit.domain.record import record, value
 from capconduit.vocab import DialStatus, RejectCode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RouteRequest:
     """A call that arrived. Texts are as received, untrusted.
 
@@ -33,7 +32,7 @@ class RouteRequest:
     caller_calls: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AttemptReport:
     """A Dial that ended without an answer; `attempt` is its number, `hangup_cause` Asterisk's HANGUPCAUSE.
 
@@ -48,7 +47,7 @@ class AttemptReport:
     rang_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class LegTimes:
     """What AMI saw of the target's leg (UTC ms); None for what it did not see.
 
@@ -63,7 +62,7 @@ class LegTimes:
     dial: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SettleReport:
     """The end of a call, from the hangup handler, the spool, AMI or ourselves; `witness` names which.
 
@@ -85,7 +84,7 @@ class SettleReport:
     reject: RejectCode | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AnswerReport:
     """The target answered (from AMI). `leg.answered_ms` None: it is up, and nobody saw since when."""
 
@@ -94,7 +93,7 @@ class AnswerReport:
     leg: LegTimes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ExtendRequest:
     """More funding is wanted for a live call, beyond the `beyond_s` seconds that it is known to have (None: any)."""
 
@@ -103,7 +102,7 @@ class ExtendRequest:
     beyond_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DialAnswer:
     """Dial this target. `ceiling_ms` is the hard limit of the talk; `funded_s` what the hold pays for."""
 
@@ -117,7 +116,7 @@ class DialAnswer:
     options: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RejectAnswer:
     """Do not connect. `reason` is the code with its refinement (`cap_reached:campaign:billable:day`)."""
 
@@ -128,7 +127,7 @@ class RejectAnswer:
     sip: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SettleAnswer:
     """The end is durable. `first` is False when it had been settled before; `disagreement` tells differing numbers."""
 
@@ -137,7 +136,7 @@ class SettleAnswer:
     disagreement: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ExtendAnswer:
     """The funding in force: seconds of talk from the answer. `extended` False: nothing more is to be had."""
 
@@ -146,7 +145,7 @@ class ExtendAnswer:
     extended: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AnsweredAnswer:
     """The answer is recorded: what the meter needs to keep the call funded."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from capconduit.domain.blocklist import Blocklist
+from capconduit.domain.books import CounterKey
 from capconduit.domain.dialing import dial_string
 from capconduit.domain.model import (
     Block,
@@ -27,6 +28,7 @@ from capconduit.domain.schedules import Opening, parse_holidays, parse_hours
 from capconduit.domain.settings import Settings, settings_of
 from capconduit.domain.tariffs import dump_tariff, tariff_of
 from capconduit.domain.windows import CPS_BUCKET_MS, CPS_WINDOW_MS, bucket_ms
+from capconduit.units import format_span
 from capconduit.vocab import CapMetric, CapScope, WindowKind
 
 _DEFAULTS = Settings()
@@ -34,7 +36,8 @@ _DEFAULTS = Settings()
 
 @dataclass(frozen=True, slots=True)
 class ZonedCap:
-    """A cap with the time zone its windows follow and the name of what it limits.
+    """A cap with the time zone its windows follow and the name of what it limits; `check` and `window` are how a
+    decision's trace names it.
 
     One that looks back from now (a rolling window, calls per second) counts in buckets of `bucket_ms` and looks back
     `rolling_ms`; both are 0 for the others.
@@ -43,8 +46,13 @@ class ZonedCap:
     cap: Cap
     zone: str
     subject: str
+    check: str
+    window: str
     rolling_ms: int = 0
     bucket_ms: int = 0
+    # Its window, or bucket, that was asked for last, from inclusive, to exclusive, with the key of the counter: most
+    # decisions of a day lie in the same one.
+    recent: list[tuple[int, int, CounterKey]] = field(default_factory=lambda: [(0, 0, ("", 0))], compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +189,20 @@ def _make_offer(estate: Estate, campaign: Campaign, rule: Rule) -> Offer:
 
 def zone_cap(cap: Cap, zone: str, subject: str) -> ZonedCap:
     """A cap made ready for counting."""
+    rolling_ms = width_ms = 0
     if cap.metric is CapMetric.CPS:
-        return ZonedCap(cap, zone, subject, CPS_WINDOW_MS, CPS_BUCKET_MS)
+        rolling_ms, width_ms = CPS_WINDOW_MS, CPS_BUCKET_MS
+    elif cap.window_kind is WindowKind.ROLLING:
+        rolling_ms, width_ms = cap.window_ms, bucket_ms(cap.window_ms)
+    check, window = f"cap.{cap.scope}", window_text(cap) or cap.window_kind
+    return ZonedCap(cap, zone, subject, check, window, rolling_ms, width_ms)
+
+
+def window_text(cap: Cap) -> str:
+    """The window as operators write it: `day`, `rolling:1h`; empty for concurrent and cps."""
     if cap.window_kind is WindowKind.ROLLING:
-        return ZonedCap(cap, zone, subject, cap.window_ms, bucket_ms(cap.window_ms))
-    return ZonedCap(cap, zone, subject)
+        return f"{WindowKind.ROLLING}:{format_span(cap.window_ms)}"
+    return "" if cap.window_kind is WindowKind.NONE else cap.window_kind
 
 
 @dataclass(frozen=True, slots=True)

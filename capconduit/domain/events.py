@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 from capconduit.domain.jsontext import compact
 from capconduit.domain.model import Event
+from capconduit.domain.record import maker
 from capconduit.vocab import EventKind
 
 Ids = Callable[[], str]
+_new_event = maker(Event)
 
 
 def event(ids: Ids, tenant_id: str, now_ms: int, kind: EventKind, subject: str, **data: object) -> Event:
     """An event row; `data` becomes its JSON."""
-    return Event(
+    return _new_event(
         id=ids(),
         tenant_id=tenant_id,
         at_ms=now_ms,

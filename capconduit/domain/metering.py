@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from capconduit.domain.admission import caps_filled, legs_of, priced, release
 from capconduit.domain.books import Books, Changes
@@ -13,6 +12,7 @@ from capconduit.domain.estate import Estate
 from capconduit.domain.events import Ids, event
 from capconduit.domain.model import Attempt, Call, Place
 from capconduit.domain.rating import Tariff
+from capconduit.domain.record import replace
 from capconduit.domain.routing import fund_legs, hold_for
 from capconduit.domain.targets import ended, told, well
 from capconduit.domain.tariffs import load_tariff

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
@@ -60,7 +60,11 @@ class Needs:
     def caps(self, caps: Iterable[ZonedCap], now_ms: int) -> None:
         """Places may be taken in these caps, in the windows of now."""
         for zoned in caps:
-            self.cap(zoned, counter_key(zoned, now_ms))
+            key = counter_key(zoned, now_ms)
+            if zoned.bucket_ms:
+                self.cap(zoned, key)
+            else:
+                self.counters[key] = zoned.cap.tenant_id
 
 
 def key_of(command: Command) -> CallKey:
@@ -94,6 +98,32 @@ def needs_of(command: Command, estate: Estate, books: Books, now_ms: int, needs:
             for _, caps in caps_of_call(estate, did.tenant_id, seller, did, trunk, campaign):
                 needs.caps(caps, now_ms)
             _of_targets(campaign, estate, now_ms, needs)
+
+
+def needs_of_all(commands: Iterable[Command], estate: Estate, books: Books, now_ms: int) -> Needs:
+    """What these commands need together."""
+    needs = Needs()
+    for command in commands:
+        needs_of(command, estate, books, now_ms, needs)
+    return needs
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a batch needs if every channel in it is new: known before anything is read."""
+
+    callers: frozenset[CallerKey]
+    needs: Needs
+
+
+def foresee(commands: Sequence[Command], estate: Estate, now_ms: int) -> Foreseen:
+    """What these commands will need where no channel has a call yet."""
+    return Foreseen(callers_of(commands, estate), needs_of_all(commands, estate, Books(), now_ms))
+
+
+def callers_of(commands: Iterable[Command], estate: Estate) -> frozenset[CallerKey]:
+    """The callers that these commands ask about."""
+    return frozenset(key for command in commands if (key := caller_key(command, estate)))
 
 
 def _of_targets(campaign: Campaign, estate: Estate, now_ms: int, needs: Needs) -> None:

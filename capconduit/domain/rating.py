@@ -5,14 +5,13 @@ A tariff has one price a minute, or two: one for the first `then_after_s` billed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from capconduit.domain.record import value
 from capconduit.units import ceil_div, floor_div, seconds_from_ms_ceil
 
 SECONDS_PER_MINUTE = 60
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tariff:
     """The numbers of a rate that pricing needs, as they stood when the call was admitted; none is negative.
 
@@ -29,7 +28,7 @@ class Tariff:
     then_per_minute_micros: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Charge:
     """The price of a call. `billable` says whether it reached the threshold; if not, everything is 0."""
 
@@ -38,7 +37,7 @@ class Charge:
     price_micros: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Funding:
     """Money to reserve, and the seconds of talk that it pays for."""
 

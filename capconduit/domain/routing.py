@@ -7,7 +7,7 @@ the call; on a target's side it skips the target. The trace keeps every check wi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from capconduit.domain.books import CounterKey
 from capconduit.domain.calls import RouteRequest
@@ -22,11 +22,12 @@ from capconduit.domain.rating import (
     price_of_seconds,
     round_up_to_increment,
 )
+from capconduit.domain.record import replace, value
 from capconduit.domain.schedules import is_open
 from capconduit.domain.settings import Settings
 from capconduit.domain.stir import gate
 from capconduit.domain.strategies import ROTATING, Candidate, order
-from capconduit.domain.trace import Check
+from capconduit.domain.trace import Check, Noted, checks_of
 from capconduit.domain.usage import UNLIMITED, Room, Usage, counter_key, taken, window_text
 from capconduit.units import MS_PER_SECOND
 from capconduit.vocab import (
@@ -63,11 +64,16 @@ class Decision:
     candidates: list[Candidate] = field(default_factory=list)
     reject: RejectCode | None = None
     reason: str = ""
-    checks: list[Check] = field(default_factory=list)
+    trace: list[Noted] = field(default_factory=list)
+
+    @property
+    def checks(self) -> list[Check]:
+        """What was checked."""
+        return checks_of(self.trace)
 
     def note(self, name: str, ok: bool, **detail: object) -> bool:
         """Keep a check in the trace; returns `ok`."""
-        self.checks.append(Check(name, ok, detail))
+        self.trace.append({"check": name, "ok": ok, **detail})
         return ok
 
     def refuse(self, code: RejectCode, reason: str = "") -> Decision:
@@ -113,22 +119,25 @@ def free_caps(
         cap, key = zoned.cap, counter_key(zoned, now_ms)
         used, in_flight = taken(zoned, key, usage, now_ms)
         free = cap.limit_value - used - in_flight
-        least = need[0] if cap.metric is CapMetric.MINUTES else need[1] if cap.metric is CapMetric.SPEND else 1
-        is_free = decision.note(
-            f"cap.{cap.scope}",
-            free >= max(least, 1),
-            subject=zoned.subject,
-            metric=cap.metric,
-            window=window_text(zoned.cap) or cap.window_kind,
-            used=used,
-            in_flight=in_flight,
-            limit=cap.limit_value,
-        )
-        room.narrow(cap.metric, free)
+        is_free = free >= _least(cap.metric, need)
+        noted = {
+            "check": zoned.check, "ok": is_free, "subject": zoned.subject, "metric": cap.metric,
+            "window": zoned.window, "used": used, "in_flight": in_flight, "limit": cap.limit_value,
+        }  # fmt: skip
+        decision.trace.append(noted)
+        if cap.metric in RESERVED_METRICS:
+            room.narrow(cap.metric, free)
         places.append((zoned, key))
         if not is_free and full is None:
             full = zoned
     return places, full
+
+
+def _least(metric: CapMetric, need: tuple[int, int]) -> int:
+    """What must be free in a cap: a call, or the seconds or micros that are needed, where that is more than one."""
+    if metric not in RESERVED_METRICS:
+        return 1
+    return max(need[0] if metric is CapMetric.MINUTES else need[1], 1)
 
 
 def route(request: RouteRequest, estate: Estate, usage: Usage, now_ms: int, seed: str) -> Decision:
@@ -397,7 +406,7 @@ def first_dial(campaign: Campaign, ordered: Sequence[Candidate], most: int) -> S
 MAX_DIAL_CHARS = 4_000
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Purse:
     """What there is for a call: the seller's account, what the call holds of it already, what its own caps leave."""
 
@@ -433,8 +442,10 @@ def open_candidates(
             continue
         decision.note("target", False, target=offer.target.name, why=reason)
         why = max(why, code, key=_TELLING.index)
-    among = frozenset(c.rule.id for c in candidates)
-    return [replace(c, among=among) for c in candidates] if campaign.strategy in ROTATING else candidates, why
+    if campaign.strategy in ROTATING:
+        among = frozenset(c.rule.id for c in candidates)
+        candidates = [replace(c, among=among) for c in candidates]
+    return candidates, why
 
 
 # What is told where targets were skipped for different reasons: the one that most likely ends first.
@@ -528,8 +539,8 @@ def fund_legs(
     fundings = [_fund_leg(tariff, room, available_micros, want_s, ceiling_s) for tariff, room in legs]
     if not all(fundings) or not legs:
         return None
-    seconds = min(funding.funded_s for funding in fundings if funding)
-    return Funding(hold_micros=max(hold_for(tariff, seconds) for tariff, _ in legs), funded_s=seconds)
+    seconds = min([funding.funded_s for funding in fundings if funding])
+    return Funding(hold_micros=max([hold_for(tariff, seconds) for tariff, _ in legs]), funded_s=seconds)
 
 
 def _fund_leg(tariff: Tariff, room: Room, available_micros: int, want_s: int, ceiling_s: int) -> Funding | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from capconduit.domain.admission import CDR_SCHEMA_VERSION, legs_of, release, sip_of_cause
 from capconduit.domain.attempts import real_cause
@@ -14,6 +13,7 @@ from capconduit.domain.events import Ids, event
 from capconduit.domain.metering import leg_tariff, winning_leg
 from capconduit.domain.model import Attempt, Call, Cdr, Event, LedgerEntry, Place, Tombstone
 from capconduit.domain.rating import Charge, Tariff, charge
+from capconduit.domain.record import replace, value
 from capconduit.domain.routing import caller_of
 from capconduit.domain.targets import ended, told
 from capconduit.domain.tariffs import load_tariff
@@ -22,6 +22,7 @@ from capconduit.units import MS_PER_SECOND, seconds_from_ms_ceil
 from capconduit.vocab import (
     CAUSE_ANSWERED_ELSEWHERE,
     CAUSE_NORMAL,
+    RESERVED_METRICS,
     SIP_FOR_OTHER_CAUSES,
     CallState,
     CapMetric,
@@ -40,7 +41,7 @@ CUT_TOLERANCE_MS = 250
 SIP_OK, SIP_CANCELLED = 200, 487
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """What the call came to: whether and how long the target talked."""
 
@@ -88,7 +89,7 @@ def settle(report: SettleReport, estate: Estate, books: Books, now_ms: int, ids:
     return SettleAnswer(call_id=call.id, first=True), changes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Bill:
     """What an ended call costs: its price, what of it could be charged, and what the target's side gets."""
 
@@ -283,15 +284,11 @@ def talk_within_funding(outcome: Outcome, call: Call) -> int:
 
 def counted_by(metric: CapMetric, *, dialled: bool, answered: bool, billable: bool) -> int:
     """How much of a place in a cap by calls stays used at the end of what held it."""
-    match metric:
-        case CapMetric.ATTEMPTS:
-            return int(dialled)
-        case CapMetric.CONNECTED:
-            return int(answered)
-        case CapMetric.BILLABLE:
-            return int(billable)
-        case _:
-            return 0
+    if metric is CapMetric.ATTEMPTS:
+        return int(dialled)
+    if metric is CapMetric.CONNECTED:
+        return int(answered)
+    return int(billable) if metric is CapMetric.BILLABLE else 0
 
 
 def hung_up_by(report: SettleReport, call: Call, outcome: Outcome) -> HungUpBy:
@@ -374,8 +371,10 @@ def _settled_places(
         if zoned is None:
             return 0
         metric, here = zoned.cap.metric, place.attempt in (0, last.number)
-        used = {CapMetric.MINUTES: bill.talk_s, CapMetric.SPEND: bill.amount_micros}.get(metric)
-        if used is not None:
+        if metric is CapMetric.CONCURRENT:  # as many caps are: nothing stays used
+            return 0
+        if metric in RESERVED_METRICS:
+            used = bill.talk_s if metric is CapMetric.MINUTES else bill.amount_micros
             most = place.amount + max(left(zoned, (place.cap_id, place.window_start_ms), books), 0)
             return min(used, most) if here else 0
         number = books.attempts[call.id][place.attempt].round or place.attempt if place.attempt else 0
@@ -424,7 +423,7 @@ def _cdr(
     rejected = "" if outcome.answered else (report.reject or call.reject_reason)
     by = hung_up_by(report, call, outcome)
     attempts = books.attempts[call.id] | {last.number: last}
-    first_ring_ms = min((a.rang_ms for a in attempts.values() if a.rang_ms is not None), default=None)
+    first_ring_ms = min([a.rang_ms for a in attempts.values() if a.rang_ms is not None], default=None)
     ring_end_ms = outcome.answered_ms or outcome.ended_ms
     seller, campaign = estate.sellers.get(call.seller_id), estate.campaigns.get(call.campaign_id)
     return Cdr(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from capconduit.domain.estate import Offer
 from capconduit.domain.model import Rule, Target, TargetState
 from capconduit.domain.rating import SECONDS_PER_MINUTE, Tariff, price_of_seconds, round_up_to_increment
+from capconduit.domain.record import value
 from capconduit.vocab import Strategy
 
 ROTATING = frozenset({Strategy.ROUND_ROBIN, Strategy.PERCENTAGE})
@@ -22,7 +22,7 @@ ROTATING = frozenset({Strategy.ROUND_ROBIN, Strategy.PERCENTAGE})
 CATCH_UP_TURNS = 20
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Candidate:
     """A target that may be dialled, with the rule that links it to the campaign and where the two stand."""
 

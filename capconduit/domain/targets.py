@@ -6,10 +6,9 @@ Dials that were under way when the rest began prove nothing but life: their fail
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from capconduit.domain.events import Ids, event
 from capconduit.domain.model import Attempt, Event, TargetState
+from capconduit.domain.record import replace
 from capconduit.domain.settings import Settings
 from capconduit.units import MS_PER_SECOND
 from capconduit.vocab import DialStatus, EventKind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 
 from capconduit.domain.model import Rate
 from capconduit.domain.rating import Tariff
@@ -37,6 +38,7 @@ def dump_tariff(tariff: Tariff) -> str:
     )
 
 
+@lru_cache(maxsize=1_024)  # an installation has few
 def load_tariff(text: str) -> Tariff:
     """The tariff of `dump_tariff`."""
     return Tariff(*json.loads(text))

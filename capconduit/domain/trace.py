@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from capconduit.domain.jsontext import compact
+
+# A check as the trace keeps it: `check` (its name), `ok`, and its numbers. A decision makes a dozen and reads none.
+Noted = dict[str, Any]
 
 
 class Check(NamedTuple):
@@ -16,20 +20,24 @@ class Check(NamedTuple):
     detail: dict[str, Any]
 
 
-def dump_trace(checks: list[Check]) -> str:
-    """JSON of the checks: a list of objects with `check`, `ok` and the numbers."""
-    return compact([{"check": name, "ok": ok, **detail} for name, ok, detail in checks])
+def checks_of(trace: Iterable[Noted]) -> list[Check]:
+    """The checks to look at."""
+    return [
+        Check(noted["check"], noted["ok"], {name: noted[name] for name in noted if name not in ("check", "ok")})
+        for noted in trace
+    ]
+
+
+def dump_trace(trace: Sequence[Noted]) -> str:
+    """JSON of what was noted."""
+    return compact(trace)
 
 
 def load_trace(text: str) -> list[Check]:
     """The checks of `dump_trace`."""
-    checks = []
-    for item in json.loads(text or "[]"):
-        name, ok = item.pop("check"), item.pop("ok")
-        checks.append(Check(name, ok, item))
-    return checks
+    return checks_of(json.loads(text or "[]"))
 
 
-def extend_trace(text: str, more: list[Check]) -> str:
+def extend_trace(text: str, more: Sequence[Noted]) -> str:
     """The trace with later checks appended (a failover decides again)."""
-    return dump_trace([*load_trace(text), *more])
+    return dump_trace([*json.loads(text or "[]"), *more])

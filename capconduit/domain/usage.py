@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from capconduit.domain.books import CallerKey, CounterKey
 from capconduit.domain.estate import Estate, ZonedCap
-from capconduit.domain.model import Account, Cap, Counter, Place, RecentCaller, TargetState
-from capconduit.domain.windows import window_start_ms
-from capconduit.units import format_span
-from capconduit.vocab import RESERVED_METRICS, CapMetric, PlaceState, WindowKind
+from capconduit.domain.estate import window_text as window_text  # it is known by this name
+from capconduit.domain.model import Account, Counter, Place, RecentCaller, TargetState
+from capconduit.domain.record import replace
+from capconduit.domain.windows import window_end_ms, window_start_ms
+from capconduit.vocab import RESERVED_METRICS, CapMetric, PlaceState
 
 UNLIMITED = 1 << 62
 
@@ -48,19 +49,23 @@ class Usage(Protocol):
         ...
 
 
-def window_text(cap: Cap) -> str:
-    """The window as operators write it: `day`, `rolling:1h`; empty for concurrent and cps."""
-    if cap.window_kind is WindowKind.ROLLING:
-        return f"{WindowKind.ROLLING}:{format_span(cap.window_ms)}"
-    return "" if cap.window_kind is WindowKind.NONE else cap.window_kind
-
-
 def counter_key(zoned: ZonedCap, now_ms: int) -> CounterKey:
     """The counter of the window, or of the bucket, of a cap that `now_ms` lies in."""
-    cap = zoned.cap
+    from_ms, until_ms, key = zoned.recent[0]
+    if not from_ms <= now_ms < until_ms:
+        from_ms, until_ms = _window_ms(zoned, now_ms)
+        key = zoned.cap.id, from_ms
+        zoned.recent[0] = from_ms, until_ms, key
+    return key
+
+
+def _window_ms(zoned: ZonedCap, now_ms: int) -> tuple[int, int]:
+    """Start and end of the window, or of the bucket, of a cap."""
     if zoned.bucket_ms:
-        return cap.id, now_ms // zoned.bucket_ms * zoned.bucket_ms
-    return cap.id, window_start_ms(cap.window_kind, now_ms, zoned.zone)
+        start_ms = now_ms // zoned.bucket_ms * zoned.bucket_ms
+        return start_ms, start_ms + zoned.bucket_ms
+    kind = zoned.cap.window_kind
+    return window_start_ms(kind, now_ms, zoned.zone), window_end_ms(kind, now_ms, zoned.zone)
 
 
 def taken(zoned: ZonedCap, key: CounterKey, usage: Usage, now_ms: int) -> tuple[int, int]:

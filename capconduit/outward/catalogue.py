@@ -110,7 +110,6 @@ EVENTS: Final[dict[EventKind, Told]] = {
         "Somebody asked for a call to be hung up; its end is told when it has come.", _CALL,
         (_text("actor", "who"), _text("node", "where the call is")),
     ),
-    EventKind.ATTEMPT_STARTED: Told("Kept for later: not told yet.", _CALL),
     EventKind.ATTEMPT_FAILED: Told(
         "A Dial failed; the next target may be tried.", _CALL,
         (
@@ -194,8 +193,17 @@ EVENTS: Final[dict[EventKind, Told]] = {
         "The configuration was changed.", "the name of what was changed",
         (_text("action", "like campaign.set"), _text("actor", "who")),
     ),
-    EventKind.NODE_STARTED: Told("Kept for later: not told yet.", "the node's name"),
-    EventKind.NODE_STOPPED: Told("Kept for later: not told yet.", "the node's name"),
+    EventKind.NODE_STARTED: Told(
+        "A daemon runs, for the first time or again.", "the node's name",
+        (
+            _text("boot", "the id of this run"),
+            _text("before", "how the run before ended; lost: without a last word", words=("none", "stopped", "lost")),
+        ),
+    ),
+    EventKind.NODE_STOPPED: Told(
+        "A daemon ended as it should. One that is killed tells nothing: see the notification `daemon.lost`.",
+        "the node's name", (_text("boot", "the id of the run that ended"),),
+    ),
     EventKind.DELIVERY_PARKED: Told(
         "A webhook did not take an event after all its tries: that one and those behind it in its lane wait for"
         " `capconduit webhook retry`. Not told to the webhook itself.", "the webhook's id",

@@ -45,15 +45,16 @@ AMI_WRITE_READER: Final = ("reporting",)
 AMI_WRITE_CONTROL: Final = ("call",)
 AMI_WRITE: Final = AMI_WRITE_CONTROL + AMI_WRITE_READER
 AMI_EVENTS: Final = (
-    "FullyBooted", "Shutdown", "Newchannel", "DialBegin", "DialState", "DialEnd", "BridgeEnter", "BridgeLeave",
-    "HangupRequest", "SoftHangupRequest", "Hangup",
+    "FullyBooted", "Shutdown", "DialBegin", "DialState", "DialEnd", "BridgeLeave", "Hangup",
 )  # fmt: skip
 # What no user of ours reads. As long as somebody is logged in, Asterisk makes each event for each line of the dialplan,
 # filtered or not; when it does not keep up, its PJSIP refuses calls (taskprocessor overload; seen at 150 calls/s).
 AMI_DISABLED: Final = (
-    "VarSet", "Newexten", "Newstate", "NewCallerid", "NewConnectedLine", "NewAccountCode", "BridgeCreate",
-    "BridgeDestroy", "LocalBridge", "MusicOnHoldStart", "MusicOnHoldStop", "DeviceStateChange", "PeerStatus",
-    "ContactStatus", "RTCPSent", "RTCPReceived", "Cdr", "SuccessfulAuth", "ChallengeSent",
+    "VarSet", "Newexten", "Newchannel", "Newstate", "NewCallerid", "NewConnectedLine", "NewAccountCode", "BridgeCreate",
+    "BridgeEnter", "BridgeDestroy", "LocalBridge", "AGIExecStart", "AGIExecEnd", "HangupHandlerPush",
+    "HangupHandlerRun", "HangupRequest", "SoftHangupRequest", "MusicOnHoldStart", "MusicOnHoldStop",
+    "DeviceStateChange", "PeerStatus", "ContactStatus", "RTCPSent", "RTCPReceived", "Cdr", "SuccessfulAuth",
+    "ChallengeSent", "TestEvent",
 )  # fmt: skip
 
 

@@ -28,7 +28,6 @@ from capconduit.domain.model import (
     Target,
     Trunk,
 )
-from capconduit.domain.settings import setting_descriptions
 from capconduit.errors import NotFound, Refused
 from capconduit.services import (
     agents,
@@ -101,7 +100,7 @@ def undo(office: Office, entry_id: str) -> Audit:
     def work(desk: Desk) -> Audit:
         entry = _entry(desk, entry_id)
         noun, _, verb = entry.action.partition(".")
-        if noun == "setting" and verb == "set":
+        if noun == "setting" and verb in ("set", "reset"):
             _undo_setting(desk, entry)
         elif noun == "cap" and verb in ("set", "clear"):
             _undo_cap(desk, entry)
@@ -201,17 +200,17 @@ def _bring_back(desk: Desk, noun: str, row: Any) -> None:
 
 
 def _undo_setting(desk: Desk, entry: Audit) -> None:
-    after = json.loads(entry.after)
-    current = desk.tx.find(Setting, desk.tenant_id, name=after["name"])
-    if current is None or current.value != after["value"]:
+    before, after = (json.loads(text) if text else None for text in (entry.before, entry.after))
+    name = entry.subject
+    current = desk.tx.find(Setting, desk.tenant_id, name=name)
+    if (current.value if current else None) != (after["value"] if after else None):
         raise Refused(
-            "changed-since",
-            f"setting {after['name']!r} was changed again since",
-            f"see `capconduit setting show {after['name']}`",
+            "changed-since", f"setting {name!r} was changed again since", f"see `capconduit setting show {name}`"
         )
-    default = setting_descriptions()[after["name"]][1]
-    value = json.loads(entry.before)["value"] if entry.before else str(default)
-    settings.set_setting(Office.within(desk), after["name"], value)
+    if before is None:
+        settings.reset_setting(Office.within(desk), name)
+    else:
+        settings.set_setting(Office.within(desk), name, before["value"])
 
 
 def _undo_cap(desk: Desk, entry: Audit) -> None:

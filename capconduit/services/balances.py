@@ -11,7 +11,7 @@ from capconduit.domain.events import event
 from capconduit.domain.model import Account, Event, LedgerEntry, LedgerKey, Seller
 from capconduit.errors import Refused, UsageError
 from capconduit.services.office import Desk, Office
-from capconduit.services.sellers import SellerView, show_seller
+from capconduit.services.sellers import SellerView, low_balance_event, show_seller
 from capconduit.units import MAX_MICROS, format_micros
 from capconduit.vocab import EventKind, LedgerKind, Status
 
@@ -274,11 +274,7 @@ def _low(desk: Desk, seller: Seller, before: Account, entry: LedgerEntry) -> lis
     """A balance that falls below the seller's threshold is told once, as at the end of a call."""
     if not entry.balance_after_micros < seller.low_balance_micros <= before.balance_micros:
         return []
-    low = event(
-        desk.new_id, desk.tenant_id, desk.now_ms, EventKind.BALANCE_LOW, seller.id,
-        seller=seller.name, balance_micros=entry.balance_after_micros, threshold_micros=seller.low_balance_micros,
-    )  # fmt: skip
-    return [low]
+    return [low_balance_event(desk, seller, entry.balance_after_micros)]
 
 
 def check_balances(office: Office, *, below_micros: int | None = None, currency: str = "") -> Sequence[LowBalance]:

@@ -95,6 +95,13 @@ def add_did(office: Office, number: str, *, trunk: str = "", campaign: str = "")
     return office.change(work)
 
 
+def has_odd_length(number: str) -> bool:
+    """Whether no number of its country is as long as this complete one: a slip, or a special number."""
+    from capconduit.domain.numbers import to_e164
+
+    return to_e164(number.removeprefix("+"), "") is None  # without the plus it is not taken as it is
+
+
 def list_dids(office: Office) -> Sequence[DidView]:
     """All DIDs by number."""
 

@@ -25,7 +25,7 @@ from capconduit.domain.calls import AnswerReport, AttemptReport, ExtendRequest, 
 from capconduit.domain.estate import Estate
 from capconduit.domain.metering import answered, extend
 from capconduit.domain.model import Cdr
-from capconduit.domain.needs import Command, Needs, caller_key, key_of, needs_of
+from capconduit.domain.needs import Command, Needs, callers_of, foresee, key_of, needs_of_all
 from capconduit.domain.settlement import settle
 from capconduit.domain.windows import CPS_BUCKET_MS
 from capconduit.errors import DatabaseError
@@ -43,6 +43,10 @@ log = logging.getLogger(__name__)
 
 SENT_AHEAD: Final = 12  # decisions whose rows are sent to the database while the next are made
 RELOCKS: Final = 3  # how often what is needed is looked at again because locks were waited for
+
+
+class _Unforeseen(Exception):
+    """A batch needs other rows than it seemed before anything was read."""
 
 
 class EngineBusy(Exception):
@@ -174,7 +178,7 @@ class Engine:
         """The answers of a batch. One that the database refuses is tried again command by command: a value that cannot
         be kept fails its own command only."""
         try:
-            answers = self._store.run(lambda tx: self.work([item.command for item in batch], tx), hurry=True)
+            answers = self.run([item.command for item in batch])
         except DatabaseError as error:
             self.failing = True
             return [error] * len(batch)
@@ -210,33 +214,21 @@ class Engine:
             return False
         return self._queue.closed or self._clock.monotonic_ms() > command.until_mono_ms
 
-    def _lock_needs(self, commands: Sequence[Command], estate: Estate, books: Books, tx: Transaction) -> int:
-        """Lock what `commands` need; the instant to decide at.
+    def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Decide `commands` in a transaction of their own, on the thread of the caller, and commit it."""
+        try:
+            return self._store.run(lambda tx: self.work(commands, tx, foresees=True), hurry=True)
+        except _Unforeseen:
+            return self._store.run(lambda tx: self.work(commands, tx), hurry=True)
 
-        Who waited for others decides at the instant the locks were there: a cap that looks back must not be asked about
-        a time that others have counted beyond.
+    def work(self, commands: Sequence[Command], tx: Transaction, *, foresees: bool = False) -> list[Any]:
+        """Decide `commands` in one transaction. An answer may be an exception: a bug in one decision harms no other.
+
+        `foresees`: raises _Unforeseen, and then nothing was decided.
         """
-        now_ms, again = self._clock.now_ms(), RELOCKS
-        while True:
-            needs = Needs()
-            for command in commands:
-                needs_of(command, estate, books, now_ms, needs)
-            tx.lock_needs(needs, books)
-            locked_ms = self._clock.now_ms()
-            if not needs.ranges or abs(locked_ms - now_ms) < CPS_BUCKET_MS or not again:
-                return now_ms
-            now_ms, again = locked_ms, again - 1
-
-    def work(self, commands: Sequence[Command], tx: Transaction) -> list[Any]:
-        """Decide `commands` in one transaction. An answer may be an exception: a bug in one decision harms no other."""
         books = self._books = Books()
         self._cdrs, self._changes = [], []
-        version = tx.begin_decisions([key_of(command) for command in commands], books, self._clock.now_ms())
-        estate = self.estate  # once: a reload on another thread puts its own there
-        if estate is None or estate.version != version:
-            estate = self.estate = tx.load_estate(estate)
-        tx.lock_callers({key for command in commands if (key := caller_key(command, estate))}, books)
-        now_ms = self._lock_needs(commands, estate, books, tx)
+        estate, now_ms = self._lock(commands, books, tx, foresees=foresees)
         answers: list[Any] = []
         for place, command in enumerate(commands):
             if place and place % SENT_AHEAD == 0:
@@ -257,3 +249,52 @@ class Engine:
             answers.append(answer)
         tx.write(books)
         return answers
+
+    def _lock(
+        self, commands: Sequence[Command], books: Books, tx: Transaction, *, foresees: bool
+    ) -> tuple[Estate, int]:
+        """Lock and load what `commands` need; the estate, and the instant to decide at.
+
+        What new calls need is foreseen and asked for together with all the rest. Where that was wrong, everything
+        begins again without: to lock more now would be out of order.
+        """
+        now_ms = self._clock.now_ms()
+        estate = self.estate  # once: a reload on another thread puts its own there
+        live = not all(isinstance(command, RouteRequest) for command in commands)
+        foreseen = foresee(commands, estate, now_ms) if foresees and estate is not None and not live else None
+        keys = [key_of(command) for command in commands]
+        version = tx.begin_decisions(keys, books, now_ms, live=live, foreseen=foreseen)
+        if estate is None or estate.version != version:
+            estate = self.estate = tx.load_estate(estate)
+            if foreseen is not None:
+                raise _Unforeseen
+        if foreseen is None:
+            tx.lock_callers(callers_of(commands, estate), books)
+        elif books.calls:
+            raise _Unforeseen
+        needs = foreseen.needs if foreseen is not None else None
+        return estate, self._lock_needs(commands, estate, books, tx, now_ms, needs)
+
+    def _lock_needs(
+        self,
+        commands: Sequence[Command],
+        estate: Estate,
+        books: Books,
+        tx: Transaction,
+        now_ms: int,
+        needs: Needs | None,
+    ) -> int:
+        """Lock what `commands` need, which is `needs` at `now_ms` where that is known; the instant to decide at.
+
+        Who waited for others decides at the instant the locks were there: a cap that looks back must not be asked about
+        a time that others have counted beyond.
+        """
+        for again in reversed(range(RELOCKS + 1)):
+            if needs is None:
+                needs = needs_of_all(commands, estate, books, now_ms)
+            tx.lock_needs(needs, books)
+            locked_ms = self._clock.now_ms()
+            if not (again and needs.ranges) or abs(locked_ms - now_ms) < CPS_BUCKET_MS:
+                break
+            now_ms, needs = locked_ms, None
+        return now_ms

@@ -152,6 +152,20 @@ def list_rules(office: Office) -> Sequence[RuleView]:
     return office.read(work)
 
 
+def near_user(office: Office, name: str) -> str:
+    """The user, or the name that rules tell already, that `name` may be a slip for; empty where it is one of them, or
+    like none. Who is told need not be a user of the installation."""
+    from difflib import get_close_matches  # only here
+
+    def work(desk: Desk) -> str:
+        known = {user.name for user in desk.tx.rows(User, desk.tenant_id)}
+        known |= {rule.user_name for rule in desk.tx.rows(NotificationRule, desk.tenant_id)}
+        near = [] if name in known else get_close_matches(name, sorted(known), n=1)
+        return near[0] if near else ""
+
+    return office.read(work)
+
+
 def show_rule(office: Office, name: str) -> RuleView:
     """One rule. Raises NotFound."""
     return office.read(lambda desk: _rule_view(desk, named_rule(desk, name)))

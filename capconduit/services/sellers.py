@@ -9,13 +9,13 @@ from typing import Any, Final
 from zoneinfo import available_timezones
 
 from capconduit.domain.books import Books
-from capconduit.domain.model import Account, LedgerEntry, Seller
+from capconduit.domain.model import Account, Event, LedgerEntry, Seller
 from capconduit.errors import Refused, UsageError
 from capconduit.services.blocks import remove_blocks_of
 from capconduit.services.caps import remove_caps_of
 from capconduit.services.office import Desk, Office, check_name
 from capconduit.units import MAX_MICROS, format_micros
-from capconduit.vocab import CapScope, Status
+from capconduit.vocab import CapScope, EventKind, Status
 
 _CURRENCY = re.compile(r"^[A-Z]{3}$")
 _ZONES: Final[set[str]] = set()
@@ -121,6 +121,9 @@ def set_seller(office: Office, name: str, *, credit_limit_micros: int | None = N
         seller = desk.named(Seller, name)
         changed = replace(seller, **fields, updated_ms=desk.now_ms)
         desk.change("seller", seller, changed)
+        balance_micros = _view(desk, changed).account.balance_micros
+        if seller.low_balance_micros <= balance_micros < changed.low_balance_micros:
+            desk.tx.insert(low_balance_event(desk, changed, balance_micros))
         if credit_limit_micros is not None:
             books = Books()
             desk.tx.lock_accounts([seller.id], books)
@@ -137,6 +140,16 @@ def set_seller(office: Office, name: str, *, credit_limit_micros: int | None = N
         return _view(desk, changed)
 
     return office.change(work)
+
+
+def low_balance_event(desk: Desk, seller: Seller, balance_micros: int) -> Event:
+    """That a balance fell below the seller's mark, or the mark was set above the balance."""
+    from capconduit.domain.events import event  # commands that only read start without it
+
+    return event(
+        desk.new_id, desk.tenant_id, desk.now_ms, EventKind.BALANCE_LOW, seller.id,
+        seller=seller.name, balance_micros=balance_micros, threshold_micros=seller.low_balance_micros,
+    )  # fmt: skip
 
 
 def suspend_seller(office: Office, name: str, *, suspended: bool) -> SellerView:

@@ -138,19 +138,41 @@ def set_setting(office: Office, name: str, value: str) -> SettingView:
     checked = check_setting(name, value)
 
     def work(desk: Desk) -> SettingView:
-        zones = cap_zones(desk) if name == "timezone" else None
-        before = desk.tx.find(Setting, desk.tenant_id, name=name)
         after = Setting(tenant_id=desk.tenant_id, name=name, value=checked, updated_ms=desk.now_ms)
-        if before is None:
-            desk.tx.insert(after)
-        else:
-            desk.tx.update(after)
-        if zones is not None:
-            carry_over(desk, zones)
-        desk.changed("setting.set", name, before, after)
+        _put(desk, name, desk.tx.find(Setting, desk.tenant_id, name=name), after)
         return _view(desk.settings(), name)
 
     return office.change(work)
+
+
+def reset_setting(office: Office, name: str) -> tuple[SettingView, bool]:
+    """Let the default be in force again, also where a later version has another one; and whether anything else was.
+
+    Raises NotFound.
+    """
+    _check_known(name)
+
+    def work(desk: Desk) -> tuple[SettingView, bool]:
+        before = desk.tx.find(Setting, desk.tenant_id, name=name)
+        if before is not None:
+            _put(desk, name, before, None)
+        return _view(desk.settings(), name), before is not None
+
+    return office.change(work)
+
+
+def _put(desk: Desk, name: str, before: Setting | None, after: Setting | None) -> None:
+    """Replace what is set by something else, or by nothing."""
+    zones = cap_zones(desk) if name == "timezone" else None
+    if after is None:
+        desk.tx.delete(before)
+    elif before is None:
+        desk.tx.insert(after)
+    else:
+        desk.tx.update(after)
+    if zones is not None:
+        carry_over(desk, zones)
+    desk.changed("setting.set" if after else "setting.reset", name, before, after)
 
 
 def check_setting(name: str, value: str) -> str:

@@ -192,8 +192,10 @@ def rest_target(office: Office, name: str, *, rest_ms: int | None = None) -> Tar
         if not MS_PER_SECOND <= wanted_ms <= most_ms:
             raise UsageError(
                 "rest-invalid",
-                f"{format_span(wanted_ms)} is no rest: they last 1s to {format_span(most_ms)} here",
-                f"raise the setting breaker_rest_s, or use `capconduit target pause {name}`",
+                f"{format_span(wanted_ms)} is no rest: one lasts 1s to {format_span(most_ms)}, as the setting"
+                " breaker_rest_s says (what ends later counts as another clock's mistake)",
+                f"for longer: `capconduit target pause {name}` and later `capconduit target resume {name}`; for every"
+                " rest: `capconduit setting set breaker_rest_s SECONDS`",
             )
         after = replace(before, rested_until_ms=desk.now_ms + wanted_ms, probe_until_ms=0)
         _write_state(desk, books, target, before, after, "target.rest")

@@ -55,7 +55,7 @@ def _near(word: str, known: Sequence[str]) -> str:
     from difflib import get_close_matches
 
     families = dict.fromkeys(f"{kind.partition('.')[0]}.*" for kind in known)
-    near = get_close_matches(word, [*known, *families], n=1)
+    near = get_close_matches(word, [*map(str, known), *families], n=1)
     return f"did you mean {near[0]!r}?" if near else ""
 
 

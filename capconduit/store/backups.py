@@ -7,6 +7,7 @@ backup has its name only when it is whole and on the disk, and a restore replace
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -245,8 +246,23 @@ def _tool(program: str, url: str, *arguments: str) -> None:
         raise DatabaseError("tool-failed", f"{program}: {error}", "try again") from error
     if done.returncode != 0:
         said = " ".join(done.stderr.split())[-ERROR_CHARS:]
+        _refuse_older(program, said)
         hint = f"nothing was changed; is {program} as new as the server, and the database CapConduit's own?"
         raise DatabaseError("tool-failed", f"{program}: {said}", hint)
+
+
+_VERSIONS: Final = re.compile(r"server version: (([0-9]+)[^;]*); pg_dump version: ([0-9.]+)")
+
+
+def _refuse_older(program: str, said: str) -> None:
+    """A tool that is older than the server or the dump says so in its own way; what helps is the newer package."""
+    if found := _VERSIONS.search(said):
+        raise DatabaseError(
+            "tool-outdated",
+            f"{program} is version {found[3]}, the server is {found[1]}: an older one cannot read a newer server",
+            f"nothing was changed; install postgresql-client-{found[2]} (from apt.postgresql.org where the system has"
+            " none) and put it first in PATH",
+        )
 
 
 def _without_password(url: str) -> tuple[str, dict[str, str]]:

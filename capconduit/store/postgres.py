@@ -44,6 +44,9 @@ BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 DURABLE: Final = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
+# Decisions find every row by its key. A planner that takes a table for small would read it whole, with all the dead
+# versions that decisions leave behind until the next vacuum: twice the work after a minute, and growing.
+BY_KEY: Final = "".join(f" -c enable_{way}=off" for way in ("seqscan", "bitmapscan", "hashjoin", "mergejoin"))
 SEND_BUFFER: Final = 1 << 20  # bytes: rows that are sent ahead must not wait until the server reads them
 # A server that has vanished without a word is given up after about ten seconds, not after TCP's quarter of an hour.
 KEEPALIVE: Final[dict[str, Any]] = {
@@ -69,7 +72,7 @@ def array_text(values: Sequence[Any], kind: str) -> str:
     if not values:
         return "{}"
     if kind != "text":
-        return "{" + ",".join(["NULL" if v is None else str(v) for v in values]) + "}"
+        return "{" + str(list(values))[1:-1].replace("None", "NULL") + "}"
     try:
         joined = '","'.join(values)
     except TypeError:  # a NULL
@@ -332,7 +335,7 @@ class PostgresStore(SqlStore):
 
         A connection that turns out to be lost before COMMIT was sent has changed nothing: that is worth another try.
         """
-        connection, committing = self._idle_connection(), False
+        connection, committing = self._idle_connection(hurry=True), False
         try:
             with _translated(), connection.pipeline():
                 connection.execute(BEGIN)
@@ -345,11 +348,12 @@ class PostgresStore(SqlStore):
                 raise RetryTransaction(error.message) from error
             raise
 
-    def _idle_connection(self) -> psycopg.Connection[Any]:
-        connection = self._connection()
-        assert connection.info.transaction_status is not TransactionStatus.INTRANS, (
-            "a transaction within a transaction: its COMMIT would end the outer one"
-        )
+    def _idle_connection(self, *, hurry: bool = False) -> psycopg.Connection[Any]:
+        connection = self._connection(hurry=hurry)
+        for known in (self._kept(hurry=True), self._kept(hurry=False)):
+            assert known is None or known.info.transaction_status is not TransactionStatus.INTRANS, (
+                "a transaction within a transaction: it may wait for the outer one for ever"
+            )
         return connection
 
     def _begin(self, statement: LiteralString) -> psycopg.Connection[Any]:
@@ -382,7 +386,9 @@ class PostgresStore(SqlStore):
         with self._guard:
             if connection in self._all:
                 self._all.remove(connection)
-        self._local.connection = None
+        for hurry in (True, False):
+            if self._kept(hurry=hurry) is connection:
+                self._keep(None, hurry=hurry)
 
     def script(self, version: int, sql: str, after: Sequence[tuple[str, tuple[Any, ...]]]) -> bool:
         """See SqlStore."""
@@ -410,16 +416,23 @@ class PostgresStore(SqlStore):
             self._all.clear()
             self._local = threading.local()
 
-    def _connection(self) -> psycopg.Connection[Any]:
-        connection: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
+    def _connection(self, *, hurry: bool = False) -> psycopg.Connection[Any]:
+        """This thread's; the one for those in a hurry is another one."""
+        connection = self._kept(hurry=hurry)
         if connection is None or connection.closed:
-            connection = self._open()
-            self._local.connection = connection
+            connection = self._open(BY_KEY if hurry else "")
+            self._keep(connection, hurry=hurry)
         return connection
 
-    def _open(self) -> psycopg.Connection[Any]:
+    def _kept(self, *, hurry: bool) -> psycopg.Connection[Any] | None:
+        return getattr(self._local, "hurried" if hurry else "calm", None)
+
+    def _keep(self, connection: psycopg.Connection[Any] | None, *, hurry: bool) -> None:
+        setattr(self._local, "hurried" if hurry else "calm", connection)
+
+    def _open(self, more: str) -> psycopg.Connection[Any]:
         with _translated():
-            options = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c timezone=UTC -c client_min_messages=warning"
+            options = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c timezone=UTC -c client_min_messages=warning{more}"
             given = conninfo_to_dict(self.url)
             connection = psycopg.connect(
                 self.url,

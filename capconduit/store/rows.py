@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Any, Final, get_type_hints
 
 from capconduit.domain import model
+from capconduit.domain.record import from_values
 
 # Of classes that every command loads; the others say it themselves, in KEY. What neither has is kept by its id.
 KEYS: Final[dict[type, tuple[str, ...]]] = {
@@ -28,6 +29,9 @@ KEYS: Final[dict[type, tuple[str, ...]]] = {
     model.Node: ("name",),
     model.Tombstone: ("node", "uniqueid"),
 }
+# Written many times for each call, and made by decisions only: what is an enum by its type is one indeed. (Records may
+# come back from an archive, with texts.)
+_OFTEN: Final = frozenset({model.Call, model.Hold, model.Place})
 _WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 TABLE_NAMES: Final[dict[type, str]] = {model.User: "users", model.LedgerEntry: "ledger"}
 
@@ -66,35 +70,65 @@ def _make_mapping(kind: type[Any]) -> RowMapping:
         types={name: _sql_type(hints[name]) for name in columns},
         select=f"SELECT {', '.join(columns)} FROM {table}",  # noqa: S608 - names from our own classes
         key=KEYS.get(kind) or tuple(getattr(kind, "KEY", ("id",))),
-        load=_loader(kind, columns, hints),
-        values=attrgetter(*columns),
+        load=_loader(kind, hints),
+        values=kept_values(kind, columns, hints),
     )
 
 
+def kept_values(
+    kind: type[Any], columns: Sequence[str], hints: dict[str, Any] | None = None
+) -> Callable[[Any], tuple[Any, ...]]:
+    """What of a row is kept in these columns (several). Enums of `_OFTEN` are handed over as the plain texts that they
+    are: of any other class sqlite3 asks each time whether somebody adapts it."""
+    known = hints or get_type_hints(kind)
+    plain = kind in _OFTEN
+    return attrgetter(*(f"{name}._value_" if plain and _is_enum(known[name]) else name for name in columns))
+
+
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, StrEnum)
+
+
 def _sql_type(hint: Any) -> str:
-    if isinstance(hint, types.UnionType):
-        hint = next(arm for arm in hint.__args__ if arm is not type(None))
-    return {bool: "boolean", int: "bigint"}.get(hint, "text")
+    return {bool: "boolean", int: "bigint"}.get(_without_none(hint), "text")
 
 
-def _loader(kind: type, columns: tuple[str, ...], hints: dict[str, Any]) -> Callable[[Sequence[Any]], Any]:
+class _Members(dict[Any, Any]):
+    """What each kept value of an enum or a boolean stands for; to look it up is quicker than to make it."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        members: dict[Any, Any] = {0: False, 1: True} if kind is bool else {str(member): member for member in kind}
+        super().__init__({None: None, **members})
+        self._kind = kind
+
+    def __missing__(self, value: object) -> Any:
+        return self._kind(value)  # whose error says what is wrong with the value
+
+
+def _loader(kind: type, hints: dict[str, Any]) -> Callable[[Sequence[Any]], Any]:
     """Builds an object from a row; enums and booleans get their types back."""
-    conversions: list[tuple[int, Callable[[Any], Any]]] = []
-    for position, name in enumerate(columns):
-        hint = hints[name]
-        if isinstance(hint, types.UnionType):
-            hint = next(arm for arm in hint.__args__ if arm is not type(None))
-        if hint is bool or (isinstance(hint, type) and issubclass(hint, StrEnum)):
-            conversions.append((position, hint))
+    make: Callable[[Sequence[Any]], Any] = from_values(kind)
+    members: list[tuple[int, _Members]] = []
+    for position, f in enumerate(fields(kind)):
+        hint = _without_none(hints[f.name])
+        if hint is bool or _is_enum(hint):
+            members.append((position, _Members(hint)))
+    if not members:
+        return make
 
     def load(row: Sequence[Any]) -> Any:
         values = list(row)
-        for position, convert in conversions:
-            if values[position] is not None:
-                values[position] = convert(values[position])
-        return kind(**dict(zip(columns, values, strict=True)))
+        for position, member in members:
+            values[position] = member[values[position]]
+        return make(values)
 
     return load
+
+
+def _without_none(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        return next(arm for arm in hint.__args__ if arm is not type(None))
+    return hint
 
 
 def table_names() -> list[str]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -88,16 +89,16 @@ class SqliteDialect(Dialect):
         return f"{column} IN (SELECT value FROM json_each(:{name}))"
 
     def any_pair(self, columns: tuple[str, str], name: str) -> str:
-        return (
-            f"({columns[0]}, {columns[1]}) IN"
-            f" (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:{name}))"
-        )
+        # Columns, and not what functions give: those have no affinity, and a key's integer part would not be searched.
+        return f"({columns[0]}, {columns[1]}) IN (SELECT key, value FROM json_each(:{name}))"
 
     def list_value(self, items: Sequence[Any]) -> Any:
         return json.dumps(items)
 
     def pair_values(self, name: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        return {name: json.dumps(pairs)}
+        """See Dialect. Members of a JSON object, of which SQLite reads all, those of the same name too."""
+        members = [f"{quoted(a)}:{quoted(b) if isinstance(b, str) else b}" for a, b in pairs]
+        return {name: f"{{{','.join(members)}}}"}
 
 
 @contextmanager

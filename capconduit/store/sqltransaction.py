@@ -6,12 +6,12 @@ that serve a node's daemon over all tenants: those say so in a comment `all tena
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from capconduit.domain import model
-from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
+from capconduit.domain.books import Books, CallKey, CounterKey
 from capconduit.domain.model import (
     Account,
     Attempt,
@@ -29,16 +29,16 @@ from capconduit.domain.model import (
 )
 from capconduit.ids import ulid
 from capconduit.store import estates, pruning
-from capconduit.store.dialect import CALLER_LOCK, CHANNEL_LOCK, Dialect, insert_sql
+from capconduit.store.dialect import Column, Dialect, insert_sql
 from capconduit.store.notes import Notes
 from capconduit.store.rooms import Rooms
-from capconduit.store.rows import mapping
-from capconduit.store.store import LONGEST_CALL_MS, LOOK_BACK_MS, Outdated, Transaction
+from capconduit.store.rows import kept_values, mapping
+from capconduit.store.sqlloading import Loading
+from capconduit.store.store import LONGEST_CALL_MS, Outdated, Transaction
 from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, PlaceState
 
 if TYPE_CHECKING:
     from capconduit.domain.estate import Estate
-    from capconduit.domain.needs import Needs
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
@@ -78,6 +78,16 @@ _CHANGING: Final[dict[type, tuple[str, ...]]] = {
     Place: ("window_start_ms", "amount", "state", "counted", "reason"),
     Hold: ("amount_micros", "state", "expires_ms"),
 }  # fmt: skip
+
+
+@cache
+def _changing(kind: type) -> tuple[Sequence[Column], Sequence[Column], Callable[[Any], tuple[Any, ...]]]:
+    """The columns of `kind` that may change, those of its key, and the values of both."""
+    m, names = mapping(kind), _CHANGING[kind]
+    columns, keys = tuple((name, m.types[name]) for name in names), tuple((name, m.types[name]) for name in m.key)
+    return columns, keys, kept_values(kind, (*names, *m.key))
+
+
 _PLACE_KEY: Final = ("call_id", "attempt", "cap_id")
 
 
@@ -86,7 +96,7 @@ def _is_unused(place: Place) -> bool:
     return place.state is PlaceState.RELEASED and place.counted == 0
 
 
-class SqlTransaction(Rooms, Transaction):
+class SqlTransaction(Loading, Rooms, Transaction):
     """Transaction over a Dialect. One that only reads locks nothing and makes no rows."""
 
     def __init__(self, dialect: Dialect, *, write: bool) -> None:
@@ -208,174 +218,6 @@ class SqlTransaction(Rooms, Transaction):
 
     # --- the way of a call --------------------------------------------------------------------------------------------
 
-    def begin_decisions(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> int:
-        locks = self._db.estate_lock(alone=False) if self._writes else ()
-        version: tuple[str, dict[str, Any]] = (estates.VERSION_SQL, {})
-        found = self._load_channels(sorted(set(keys)), books, [*locks, version], now_ms)
-        return self._notes.look(found[len(locks)][0])
-
-    def lock_calls(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> None:
-        wanted = sorted(set(keys))
-        if wanted:
-            self._load_channels(wanted, books, [], now_ms)
-
-    def _load_channels(
-        self,
-        wanted: Sequence[CallKey],
-        books: Books,
-        first: Sequence[tuple[str, Mapping[str, Any]]],
-        now_ms: int | None,
-    ) -> list[list[Any]]:
-        """Lock and load channels after the statements `first`; the rows of those."""
-        locks = self._db.name_locks(CHANNEL_LOCK, wanted) if self._writes and not self._alone else ()
-        values = self._db.pair_values("keys", wanted)
-        where = f"{self._db.any_pair(('node', 'uniqueid'), 'keys')} /* all tenants */"
-        recent, bound = "", {}
-        if now_ms is not None:  # the months before are not searched
-            recent, bound = " AND call_id >= :oldest", {"oldest": ulid(max(now_ms - LOOK_BACK_MS, 0), 0)}
-        known = (
-            f"SELECT 'call', node, uniqueid FROM call WHERE {where}"
-            f" UNION ALL SELECT 'cdr', node, uniqueid FROM cdr WHERE {where}{recent}"
-            f" UNION ALL SELECT 'tombstone', node, uniqueid FROM tombstone WHERE {where}"
-        )
-        found = self._db.queries([*first, *locks, (known, {**values, **bound})])
-        for what, node, uniqueid in found[-1]:
-            if what == "tombstone":
-                books.buried.add((node, uniqueid))
-        kinds = {what for what, _, _ in found[-1]}
-        if "call" in kinds:
-            self._load_calls(where, values, books)
-        if "cdr" in kinds:
-            for cdr in self._select(Cdr, f"{where}{recent}", {**values, **bound}):
-                books.settled[(cdr.node, cdr.uniqueid)] = cdr
-        return found
-
-    def _load_calls(self, where: str, values: Mapping[str, Any], books: Books) -> None:
-        """Live calls with their attempts, places and holds."""
-        parts = f"call_id IN (SELECT id FROM call WHERE {where})"
-        loads = (mapping(Call), mapping(Attempt), mapping(Place), mapping(Hold))
-        found = self._db.queries([(f"{m.select} WHERE {where if m.table == 'call' else parts}", values) for m in loads])
-        calls, attempts, places, holds = ([m.load(row) for row in rows] for m, rows in zip(loads, found, strict=True))
-        for call in calls:
-            books.calls[call.id] = call
-            books.call_ids[(call.node, call.uniqueid)] = call.id
-        for attempt in sorted(attempts, key=lambda a: (a.call_id, a.number)):
-            books.attempts.setdefault(attempt.call_id, {})[attempt.number] = attempt
-        for place in places:
-            books.places.setdefault(place.call_id, {})[(place.attempt, place.cap_id)] = place
-        for hold in holds:
-            books.holds[hold.call_id] = hold
-
-    def lock_callers(self, keys: Iterable[CallerKey], books: Books) -> None:
-        wanted = sorted(set(keys))
-        if not wanted:
-            return
-        locks = self._db.name_locks(CALLER_LOCK, wanted) if self._writes and not self._alone else ()
-        m = mapping(RecentCaller)
-        where = f"{self._db.any_pair(('campaign_id', 'caller'), 'keys')} /* all tenants */"
-        values = self._db.pair_values("keys", wanted)
-        for row in self._db.queries([*locks, (f"{m.select} WHERE {where}", values)])[-1]:
-            caller = m.load(row)
-            books.callers[(caller.campaign_id, caller.caller)] = caller
-
-    def lock_needs(self, needs: Needs, books: Books) -> None:
-        counters = sorted(set(needs.counters) - books.counters.keys())
-        statements = [
-            self._locking(Account, "seller_id", needs.sellers - books.accounts.keys()),
-            self._locking(TargetState, "target_id", needs.targets - books.targets.keys()),
-            self._locking(RuleState, "rule_id", needs.rules - books.rules.keys()),
-            self._locking_counters(counters),
-        ]
-        wanted = [s for s in statements if s is not None]
-        found = iter(self._db.queries([(sql, values) for _, sql, values in wanted]))
-        for kind, _, _ in wanted:
-            self._keep(kind, next(found), books)
-        self._make_states(TargetState, "target_id", needs.targets - books.targets.keys(), books)
-        self._make_states(RuleState, "rule_id", needs.rules - books.rules.keys(), books)
-        self._make_counters([k for k in counters if k not in books.counters], needs.counters, books)
-        for cap_id, after_ms, until_ms in needs.buckets():
-            self._load_buckets(cap_id, after_ms, until_ms, books)
-
-    def _locking(self, kind: type, key: str, ids: Iterable[str]) -> tuple[type, str, Mapping[str, Any]] | None:
-        """The statement that locks and loads rows by their ids; none where there is nothing to load."""
-        wanted = sorted(ids)
-        if not wanted:
-            return None
-        where = f"{self._db.any_of(key, 'ids')} /* all tenants */ ORDER BY {key}{self._for_update}"
-        return kind, f"{mapping(kind).select} WHERE {where}", {"ids": self._db.list_value(wanted)}
-
-    def _locking_counters(self, keys: Sequence[CounterKey]) -> tuple[type, str, Mapping[str, Any]] | None:
-        if not keys:
-            return None
-        where = (
-            f"{self._db.any_pair(('cap_id', 'window_start_ms'), 'keys')} /* all tenants */"
-            f" ORDER BY cap_id, window_start_ms{self._for_update}"
-        )
-        return Counter, f"{mapping(Counter).select} WHERE {where}", self._db.pair_values("keys", keys)
-
-    def _keep(self, kind: type, rows: Sequence[Any], books: Books) -> None:
-        load = mapping(kind).load
-        for row in map(load, rows):
-            match row:
-                case Account():
-                    books.accounts[row.seller_id] = row
-                case TargetState():
-                    books.targets[row.target_id] = row
-                case RuleState():
-                    books.rules[row.rule_id] = row
-                case Counter():
-                    books.counters[(row.cap_id, row.window_start_ms)] = row
-
-    def _load_buckets(self, cap_id: str, after_ms: int, until_ms: int, books: Books) -> None:
-        """What a cap that looks back has counted; its counter of instant 0, which is locked, stands for all of them."""
-        starts = books.buckets.setdefault(cap_id, set())
-        values = {"cap_id": cap_id, "after": after_ms, "until": until_ms}
-        where = "cap_id = :cap_id AND window_start_ms > :after AND window_start_ms <= :until /* all tenants */"
-        for counter in self._select(Counter, where, values):
-            starts.add(counter.window_start_ms)
-            books.counters.setdefault((cap_id, counter.window_start_ms), counter)
-
-    def lock_accounts(self, seller_ids: Iterable[str], books: Books) -> None:
-        from capconduit.domain.needs import Needs
-
-        self.lock_needs(Needs(sellers=set(seller_ids)), books)
-
-    def lock_counters(self, keys: Mapping[CounterKey, str], books: Books) -> None:
-        from capconduit.domain.needs import Needs
-
-        self.lock_needs(Needs(counters=dict(keys)), books)
-
-    def _make_states(self, kind: type, key: str, missing: Iterable[str], books: Books) -> None:
-        """States of targets or rules that were never dialled, made and locked: several daemons may be the first."""
-        statement = self._locking(kind, key, missing)
-        if statement is None or not self._writes:
-            return
-        m, owner = mapping(kind), key.removesuffix("_id")
-        zeros = ", ".join("0" for _ in m.columns[2:])
-        self._db.query(
-            f"INSERT INTO {m.table} ({', '.join(m.columns)})"
-            f" SELECT id, tenant_id, {zeros} FROM {owner} WHERE {self._db.any_of('id', 'ids')} /* all tenants */"
-            f" ORDER BY id ON CONFLICT DO NOTHING RETURNING {key}",
-            statement[2],
-        )
-        self._keep(kind, self._db.query(statement[1], statement[2]), books)
-
-    def _make_counters(self, missing: Sequence[CounterKey], tenants: Mapping[CounterKey, str], books: Books) -> None:
-        """Counters of windows that nobody used yet, made and locked."""
-        if not (missing and self._writes):
-            return
-        m = mapping(Counter)
-        fresh = [
-            Counter(tenant_id=tenants[k], cap_id=k[0], window_start_ms=k[1], used=0, in_flight=0, base=0)
-            for k in missing
-        ]
-        self._db.many(
-            f"{insert_sql(m.table, m.columns)} ON CONFLICT DO NOTHING", [m.values(counter) for counter in fresh]
-        )
-        statement = self._locking_counters(missing)
-        if statement is not None:
-            self._keep(Counter, self._db.query(statement[1], statement[2]), books)
-
     def send(self, books: Books) -> None:
         if self._db.sends_ahead:
             with self._db.together():
@@ -394,10 +236,16 @@ class SqlTransaction(Rooms, Transaction):
             self._upsert(RuleState, [books.rules[i] for i in sorted(books.dirty_rules)])
             self._change(Counter, [books.counters[k] for k in sorted(books.dirty_counters)])
             self._change(Attempt, [books.attempts[c][n] for c, n in sorted(books.dirty_attempts)])
-            unused = {key for key in books.dirty_places if _is_unused(books.places[key[0]][key[1:]])}
-            kept = sorted(books.dirty_places - unused)
-            self._change(Place, [books.places[c][(n, cap)] for c, n, cap in kept])
-            self._remove("place", _PLACE_KEY, sorted(unused))
+            unused: list[tuple[str, int, str]] = []
+            kept: list[Place] = []
+            for call_id, attempt, cap_id in sorted(books.dirty_places):
+                place = books.places[call_id][(attempt, cap_id)]
+                if _is_unused(place):
+                    unused.append((call_id, attempt, cap_id))
+                else:
+                    kept.append(place)
+            self._change(Place, kept)
+            self._remove("place", _PLACE_KEY, unused)
             self._change(Hold, [books.holds[i] for i in sorted(books.dirty_holds)])
             self._upsert(RecentCaller, [books.callers[k] for k in sorted(books.dirty_callers)])
 
@@ -418,11 +266,8 @@ class SqlTransaction(Rooms, Transaction):
     def _change(self, kind: type, rows: Sequence[Any]) -> None:
         """Write what may change of rows that are there."""
         if rows:
-            m = mapping(kind)
-            columns = [(name, m.types[name]) for name in _CHANGING[kind]]
-            keys = [(name, m.types[name]) for name in m.key]
-            values = attrgetter(*_CHANGING[kind], *m.key)
-            self._db.update(m.table, columns, keys, [values(row) for row in rows])
+            columns, keys, values = _changing(kind)
+            self._db.update(mapping(kind).table, columns, keys, list(map(values, rows)))
 
     def _remove(self, table: str, keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         if rows:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # quick commands start without the deciding half
     from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
     from capconduit.domain.estate import Estate
     from capconduit.domain.model import Call, Cap, Node, Tenant
-    from capconduit.domain.needs import Needs
+    from capconduit.domain.needs import Foreseen, Needs
     from capconduit.store.floor import FloorReads
     from capconduit.store.rollups import Rollups
     from capconduit.store.sqloutward import Outward
@@ -126,8 +126,20 @@ class Transaction(Protocol):
 
     # --- the way of a call --------------------------------------------------------------------------------------------
 
-    def begin_decisions(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> int:
-        """The estate's version, locked shared, and these channels as by lock_calls, in as few round trips as can be."""
+    def begin_decisions(
+        self,
+        keys: Iterable[CallKey],
+        books: Books,
+        now_ms: int | None = None,
+        *,
+        live: bool = False,
+        foreseen: Foreseen | None = None,
+    ) -> int:
+        """The estate's version, locked shared, and these channels as by lock_calls, in as few round trips as can be.
+
+        `live`: some are expected to have calls. `foreseen`: callers and needs that are locked and loaded with them;
+        what is missing of those is made by lock_needs.
+        """
         ...
 
     def lock_calls(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> None:

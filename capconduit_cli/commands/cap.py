@@ -229,11 +229,16 @@ def clear(ctx: typer.Context, scope: Scope, name: ScopeName = None, yes: Yes = F
     made = office(ctx, dry_run=True)
     count = clear_caps(made, scope, known)
     if dry_run or not count:
-        notice(f"{what} has {count} caps; nothing was changed")
+        notice(f"{what} has {_caps(count)}; nothing was changed")
         return
-    confirm(f"Take away the {count} caps of {what}?", yes=yes)
+    confirm(f"Take away the {_caps(count)} of {what}?", yes=yes)
     made.dry_run = False
-    notice(f"{clear_caps(made, scope, known)} caps of {what} are gone")
+    gone = clear_caps(made, scope, known)
+    notice(f"{_caps(gone)} of {what} {'is' if gone == 1 else 'are'} gone")
+
+
+def _caps(count: int) -> str:
+    return f"{count} cap" if count == 1 else f"{count} caps"
 
 
 def _some_caps(ctx: typer.Context, scope: CapScope | None, name: str | None) -> Sequence[CapView]:

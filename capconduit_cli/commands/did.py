@@ -10,7 +10,7 @@ from capconduit.errors import UsageError
 from capconduit_cli.bulk.importing import ListFile, Update, carry_out
 from capconduit_cli.names import CAMPAIGNS, SELLERS, TRUNKS, Number, name_argument, name_option
 from capconduit_cli.office import destroy, emit_change, emit_changes, given, office
-from capconduit_cli.output import ChangeOutput, Column, ListOutput, Row, ShowOutput, emit_one, emit_rows
+from capconduit_cli.output import ChangeOutput, Column, ListOutput, Row, ShowOutput, emit_one, emit_rows, notice
 from capconduit_cli.params import DryRun, Yes
 from capconduit_cli.rows import ENTITY_COLUMNS, entity_values
 from capconduit_cli.typer_seam import NounApp
@@ -73,7 +73,7 @@ def add(
 
     A range is printed as a list.
     """
-    from capconduit.services.dids import add_did_range
+    from capconduit.services.dids import add_did_range, has_odd_length
 
     made = office(ctx, dry_run=dry_run)
     views = add_did_range(made, number, count=count, trunk=trunk or "", campaign=campaign or "")
@@ -81,6 +81,8 @@ def add(
         emit_change(made, row(views[0]), COLUMNS, out)
     else:
         emit_changes(made, map(row, views), COLUMNS, out)
+    if has_odd_length(first := views[0].did.number):
+        notice(f"{first} is as long as no number of its country: is a digit missing, or one too many?")
 
 
 @app.verb(
@@ -136,12 +138,18 @@ def set_(
     emit_change(made, row(set_did_trunk(made, number, **fields)), COLUMNS, out)
 
 
-@app.verb("assign", "capconduit did assign +18005550100 solar", "capconduit did assign +18005550101 --seller acme")
+@app.verb(
+    "assign",
+    "capconduit did assign +18005550100 solar",
+    "capconduit did assign +18005550100 --campaign solar",
+    "capconduit did assign +18005550101 --seller acme",
+)
 def assign(
     ctx: typer.Context,
     number: Number,
     out: ChangeOutput,
     campaign: OfCampaign = None,
+    to_campaign: Annotated[str | None, name_option("--campaign", CAMPAIGNS, "The same as CAMPAIGN.")] = None,
     seller: Annotated[
         str | None, name_option("--seller", SELLERS, "Give it to this seller, who has no campaign for it yet.")
     ] = None,
@@ -153,11 +161,18 @@ def assign(
     """
     from capconduit.services.dids import assign_did, give_did_to_seller
 
+    if campaign is not None and to_campaign not in (None, campaign):
+        raise UsageError(
+            "campaign-twice",
+            f"{campaign!r} and {to_campaign!r} are two campaigns",
+            "give one: a number has one at a time",
+        )
+    campaign = campaign or to_campaign
     if (campaign is None) == (seller is None):
         raise UsageError(
             "campaign-missing" if campaign is None else "campaign-and-seller",
             f"whose is {number} to be?" if campaign is None else "a campaign and a seller are too much at once",
-            "give a campaign, or --seller NAME",
+            f"give a campaign: capconduit did assign {number} CAMPAIGN, or --seller NAME",
         )
     made = office(ctx, dry_run=dry_run)
     view = assign_did(made, number, campaign) if campaign else give_did_to_seller(made, number, seller or "")

@@ -227,14 +227,17 @@ def add(
 
     A user of a seller is told of that seller alone. Without --channel it stands in the list, and nothing is sent.
     """
-    from capconduit.services.notifications import add_rule
+    from capconduit.services.notifications import add_rule, near_user
 
     made = office(ctx, dry_run=dry_run)
+    near = near_user(made, user or name)
     view = add_rule(
         made, name, kinds=kind or ["*"], user=user, channel=channel or NoticeChannel.LIST, to=to,
         command=tuple(command or ()), secrets=secret, seller=seller or "",
     )  # fmt: skip
     emit_change(made, rule_row(view), RULE_COLUMNS, out)
+    if near:
+        notice(f"no user {user or name!r} was known before: did you mean {near!r}?")
 
 
 @app.verb(

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from capconduit.units import format_micros
 from capconduit_cli.amounts import Amount, amount_option, one_currency
 from capconduit_cli.names import NewName, SellerName
 from capconduit_cli.office import destroy, emit_change, given, office
-from capconduit_cli.output import ChangeOutput, Column, Kind, ListOutput, Row, ShowOutput, emit_one, emit_rows
+from capconduit_cli.output import ChangeOutput, Column, Kind, ListOutput, Row, ShowOutput, emit_one, emit_rows, notice
 from capconduit_cli.params import DryRun, Yes
 from capconduit_cli.rows import ENTITY_COLUMNS, entity_values
 from capconduit_cli.typer_seam import NounApp
@@ -130,7 +131,12 @@ def set_(
     code = show_seller(made, name).seller.currency
     fields = {"low_balance_micros": low_balance.within(code)} if low_balance else {}
     credit = credit_limit.within(code) if credit_limit else None
-    emit_change(made, row(set_seller(made, name, credit_limit_micros=credit, **fields)), COLUMNS, out)
+    view = set_seller(made, name, credit_limit_micros=credit, **fields)
+    emit_change(made, row(view), COLUMNS, out)
+    mark_micros, has_micros = view.seller.low_balance_micros, view.account.balance_micros
+    if low_balance and has_micros < mark_micros:
+        has, mark = format_micros(has_micros, trim=True), format_micros(mark_micros, trim=True)
+        notice(f"{name} has {has} {code}, less than its mark of {mark} {code}: it is low from now on")
 
 
 @app.verb("suspend", "capconduit seller suspend acme")

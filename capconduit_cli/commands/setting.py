@@ -8,7 +8,7 @@ import typer
 
 from capconduit_cli.names import SettingName
 from capconduit_cli.office import emit_change, office
-from capconduit_cli.output import ChangeOutput, Column, Kind, ListOutput, Row, ShowOutput, emit_one, emit_rows
+from capconduit_cli.output import ChangeOutput, Column, Kind, ListOutput, Row, ShowOutput, emit_one, emit_rows, notice
 from capconduit_cli.params import DryRun
 from capconduit_cli.typer_seam import NounApp
 
@@ -69,3 +69,18 @@ def set_(
 
     made = office(ctx, dry_run=dry_run)
     emit_change(made, row(set_setting(made, name, value)), COLUMNS, out)
+
+
+@app.verb("reset", "capconduit setting reset funding_slice_s")
+def reset(ctx: typer.Context, name: SettingName, out: ChangeOutput, dry_run: DryRun = False) -> None:
+    """Let a setting's default be in force again, with the next call.
+
+    It then follows the default of later versions, too. `capconduit audit undo` brings back what was set.
+    """
+    from capconduit.services.settings import reset_setting
+
+    made = office(ctx, dry_run=dry_run)
+    view, was_set = reset_setting(made, name)
+    emit_change(made, row(view), COLUMNS, out)
+    if not was_set:
+        notice(f"{name} has its default already")

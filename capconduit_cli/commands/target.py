@@ -313,13 +313,15 @@ def rest(
     out: ChangeOutput,
     for_: Annotated[
         int | None,
-        duration_option("--for", help="How long, at most what the setting says.", show_default="breaker_rest_s"),
+        duration_option(
+            "--for", help="How long, at most what the setting breaker_rest_s says.", show_default="breaker_rest_s"
+        ),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Leave a target alone for a while, then let one call try it; live calls go on.
 
-    `capconduit target pause` stops it for good.
+    A rest is as short as that of a target that fails. For longer: `capconduit target pause`, and `resume`.
     """
     from capconduit.services.targets import rest_target
 

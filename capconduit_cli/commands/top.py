@@ -74,7 +74,8 @@ def app(
     from_: Annotated[int | None, instant_option("--from", help="Where to begin the replay.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Print what there is now, and end; for scripts.")] = False,
     output: Annotated[
-        OutputFormat | None, typer.Option("--output", "-o", help="Form of --once.", show_default="json")
+        OutputFormat | None,
+        typer.Option("--output", "-o", metavar="json", help="Form of --once.", show_default="json"),
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Show it in a browser of this machine.")] = False,
     port: Annotated[

@@ -25,6 +25,9 @@ from lab.sipp import Scenario, Sipp
 from lab.wait import wait_for
 
 CARRIER, STRANGER = "127.0.0.1", "127.0.0.9"
+# Asterisk reports an unknown address from its fifth request on, but only within 5 s of its first, and forgets it up to
+# 40 s later (unidentified_request_* of pjsip.conf; res_pjsip/pjsip_distributor.c): what is to be reported is a new one.
+UNSEEN = "127.0.1"
 CALLER = b"+12125550147"
 UNREADABLE = (0, 400)  # what no SIP parser takes is dropped or refused
 ANSWER_S = 2.0
@@ -523,26 +526,31 @@ def test_the_fail2ban_filter_of_the_docs_finds_strangers_in_the_security_log_and
     pattern = re.compile(found[1].replace("<HOST>", r"(?P<host>[0-9a-f.:]+)"))
     lines = asterisk.dir / "log/security"
     wait_for(lines.exists, "security log")
-    with field.attacker(STRANGER) as stranger, field.attacker() as carrier:
-        forged = b'x",LocalAddress="IPV4/UDP/127.0.0.1/1",RemoteAddress="IPV4/UDP/127.0.0.1/1"'
-        answer = b'Authorization: Digest username="x", realm="asterisk", nonce="n", uri="sip:x@x", response="'
+    strangers: list[str] = []
+
+    def heard() -> list[str]:
+        text = lines.read_text(errors="replace")
+        return [match["host"] for line in text.splitlines() if (match := pattern.search(line))]
+
+    def one_more_is_heard() -> bool:
+        strangers.append(f"{UNSEEN}.{len(strangers) + 1}")
+        _forge(field, strangers[-1])
+        return len(heard()) >= 10
+
+    wait_for(one_more_is_heard, "security events", timeout_s=30.0)
+    with field.attacker() as carrier:
+        assert carrier.invite(NUMBER.encode()) == 486
+    assert set(heard()) <= set(strangers), "and nobody whom a stranger names"
+    field.assert_unharmed()
+
+
+def _forge(field: Field, address: str) -> None:
+    """Calls of a stranger whose texts look like the end of one log line and the beginning of another."""
+    forged = b'x",LocalAddress="IPV4/UDP/127.0.0.1/1",RemoteAddress="IPV4/UDP/127.0.0.1/1"'
+    answer = b'Authorization: Digest username="x", realm="asterisk", nonce="n", uri="sip:x@x", response="'
+    with field.attacker(address) as stranger:
         for _ in range(10):
             stranger.invite(NUMBER.encode())
             stranger.invite(NUMBER.encode(), b"<sip:" + escaped(forged) + b"@x>")
             stranger.invite(NUMBER.encode(), b'<sip:",RemoteAddress=%22IPV4/UDP/1.1.1.1/1@x>'.replace(b'"', b"%22"))
             stranger.invite(NUMBER.encode(), more=[answer + forged.replace(b'"', b'\\"') + b'"'])
-        assert carrier.invite(NUMBER.encode()) == 486
-
-        def heard() -> list[str]:
-            text = lines.read_text(errors="replace")
-            return [match["host"] for line in text.splitlines() if (match := pattern.search(line))]
-
-        def enough() -> bool:
-            stranger.invite(NUMBER.encode())  # what came while the logger was still at it is not in the file
-            if not heard():  # the level is registered by the module, at times after the logger has looked for it
-                asterisk.cli("logger reload")
-            return len(heard()) >= 10
-
-        wait_for(enough, "security events", timeout_s=30.0)
-    assert set(heard()) == {STRANGER}, "and nobody whom a stranger names"
-    field.assert_unharmed()

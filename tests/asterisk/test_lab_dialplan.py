@@ -361,7 +361,7 @@ def test_ami_moves_the_funded_time_of_a_live_call(asterisk: Asterisk, agi: Scrip
         agi.on["route"] = to(target, ring_s=30, funded_s=2)
         with Sipp.uac(Scenario.UAC_WAIT_BYE, NUMBER, asterisk.ports.sip) as call:
             channels = wait_for(lambda: [c for c in asterisk.channels() if "/carrier-" in c], "channel of the caller")
-            wait_for(lambda: ami.seen("BridgeEnter"), "bridge")
+            wait_for(lambda: len(asterisk.cli("bridge show all").splitlines()) > 1, "bridge")
             assert "Success" in ami.ask("AbsoluteTimeout", Channel=channels[0], Timeout="3")
             call.wait()
         answered_ms = agi.arguments("settle")[3]

@@ -232,6 +232,23 @@ def test_a_wrong_threshold_is_told(estate: Path, amount: str, slug: str) -> None
     assert f"[{slug}]" in result.err
 
 
+def test_a_mark_that_is_set_above_the_balance_is_told_at_once_and_once(estate: Path) -> None:
+    def told() -> int:
+        return sum("balance.low" in row for row in contents(estate)["event"])
+
+    assert "less than" not in done("seller", "set", "acme", "--low-balance", "25", home=estate).err
+    assert told() == 0, "25 is not below 25"
+    rehearsed = done("seller", "set", "acme", "--low-balance", "30", "--dry-run", home=estate)
+    assert "less than" in rehearsed.err
+    assert told() == 0
+    changed = done("seller", "set", "acme", "--low-balance", "30", home=estate)
+    assert "acme has 25.00 USD, less than its mark of 30.00 USD" in changed.err
+    assert told() == 1
+    done("seller", "set", "acme", "--low-balance", "40", home=estate)
+    assert told() == 1, "it was low before"
+    assert "less than" not in done("seller", "set", "acme", "--credit-limit", "20", home=estate).err
+
+
 def test_taking_money_back_below_the_mark_is_told_once(estate: Path) -> None:
     done("seller", "set", "acme", "--low-balance", "20", home=estate)
 

@@ -107,6 +107,33 @@ def test_settings_are_listed_shown_and_set(estate: Path) -> None:
     assert run("setting", "show", "funding_slice_s", "--fields", "value", "-o", "plain", home=estate).out == "30\n"
 
 
+def test_a_number_that_no_number_of_its_country_is_as_long_as_is_taken_and_said(estate: Path) -> None:
+    assert "no number of its country" not in done("did", "add", "+18005550177", home=estate).err
+    for number in ("+1800555", "+180055501770"):
+        added = done("did", "add", number, home=estate)
+        assert f"{number} is as long as no number of its country" in added.err
+        assert shown(estate, "did", "show", number)["number"] == number
+
+
+def test_a_setting_goes_back_to_its_default_and_that_can_be_undone(estate: Path) -> None:
+    before = contents(estate)
+    done("setting", "set", "timezone", "Europe/Athens", home=estate)
+    rehearsed = done("setting", "reset", "timezone", "--dry-run", "--json", home=estate)
+    assert rehearsed.json["value"] == "UTC"
+    assert shown(estate, "setting", "show", "timezone")["value"] == "Europe/Athens"
+    assert shown(estate, "setting", "reset", "timezone")["value"] == "UTC"
+    after = contents(estate)
+    assert after["setting"] == before["setting"]
+    assert "setting.reset" in after["audit"][-1]
+    again = done("setting", "reset", "timezone", home=estate)
+    assert "default already" in again.err
+    assert contents(estate) == after
+    (entry,) = done("audit", "list", "--json", "--filter", "action=setting.reset", home=estate).json
+    done("audit", "undo", entry["id"], "--yes", home=estate)
+    assert shown(estate, "setting", "show", "timezone")["value"] == "Europe/Athens"
+    assert run("setting", "reset", "timezon", home=estate).err.count("did you mean 'timezone'?") == 1
+
+
 # Changing ------------------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +203,11 @@ def test_what_was_stopped_can_go_on(estate: Path, stop: tuple[str, ...], key: st
 def test_a_did_is_assigned_and_moved(estate: Path) -> None:
     done("did", "add", "(800) 555-0101", home=estate)
     assert shown(estate, "did", "assign", "8005550101", "solar")["seller"] == "acme"
+    done("did", "release", "8005550101", home=estate)
+    assert shown(estate, "did", "assign", "8005550101", "--campaign", "solar")["campaign"] == "solar"
+    assert done("did", "assign", "8005550101", "solar", "--campaign", "solar", home=estate)
+    twice = run("did", "assign", "8005550101", "solar", "--campaign", "wind", home=estate)
+    assert (twice.code, "[campaign-twice]" in twice.err) == (ExitCode.USAGE, True)
     done("trunk", "add", "carrier2", "--kind", "iax2", "--host", "192.0.2.9", home=estate)
     assert shown(estate, "did", "set", "8005550101", "--trunk", "carrier2")["trunk"] == "carrier2"
 

@@ -157,6 +157,33 @@ def test_a_bug_is_told_in_short_and_with_a_traceback_only_when_asked(home: Path,
     assert "Traceback" not in run("sample", "fail", home=home, env={"CAPCONDUIT_DEBUG": "0"}).err
 
 
+def test_an_amount_with_its_currency_is_one_word(home: Path) -> None:
+    result = run("balance", "add", "acme", "5", "EUR", "--reason", "x", home=home)
+    assert result.code == ExitCode.USAGE
+    assert "hint: write the amount and its currency as one: '5 EUR'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (("did", "-o", "json", "list"), "-o stands after the verb: capconduit did list -o ..."),
+        (("report", "--output", "csv", "hourly"), "--output stands after the verb: capconduit report"),
+        (("--json", "did", "list"), "--json stands after the verb: capconduit NOUN VERB --json"),
+        (("-o", "json", "did", "list"), "-o stands after the verb: capconduit NOUN VERB -o"),
+        (("did", "--campaign", "solar", "assign", "+1"), "--campaign stands after the verb: capconduit did"),
+        (("did", "--nonsense", "list"), "see `capconduit did --help`"),
+        (("--versio",), "did you mean '--version'?"),
+    ],
+)
+def test_an_option_of_a_verb_that_stands_too_early_is_told_where_it_stands(
+    home: Path, argv: tuple[str, ...], hint: str
+) -> None:
+    result = run(*argv, home=home)
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    assert "[option-unknown]" in result.err
+    assert f"hint: {hint}" in result.err
+
+
 @pytest.mark.parametrize(
     ("argv", "line", "hint"),
     [

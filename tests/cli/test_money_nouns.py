@@ -257,6 +257,7 @@ def test_a_wrong_cap_changes_nothing(estate: Path, argv: tuple[str, ...], code: 
 def test_clear_asks_and_takes_all_caps_of_one_thing(estate: Path) -> None:
     before = contents(estate)
     assert run("cap", "clear", "campaign", "solar", home=estate).code == ExitCode.USAGE
+    assert "the 1 cap of target buyer1" in run("cap", "clear", "target", "buyer1", home=estate).err
     rehearsed = done("cap", "clear", "campaign", "solar", "--dry-run", home=estate)
     assert "2 caps" in rehearsed.err
     assert contents(estate) == before

@@ -78,6 +78,14 @@ def test_what_was_told_is_listed_shown_and_read(made: Path) -> None:
     assert done("notification", "rules", "--json", home=made).json[0]["unread"] == 0
 
 
+def test_a_user_who_is_nearly_another_one_is_asked_about(made: Path) -> None:
+    assert "did you mean" not in done("notification", "add", "ops", home=made).err
+    assert "did you mean" not in done("notification", "add", "night", home=made).err
+    result = done("notification", "add", "pager", "--user", "opps", home=made)
+    assert "no user 'opps' was known before: did you mean 'ops'?" in result.err
+    assert "did you mean" not in done("notification", "add", "again", "--user", "opps", home=made).err
+
+
 def test_a_rule_is_tested_by_its_channel(made: Path) -> None:
     with LoopbackReceiver() as receiver:
         how = ("--channel", "webhook", "--to", receiver.url, "--secret", "env:HOOK")

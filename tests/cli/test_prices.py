@@ -287,7 +287,9 @@ def test_a_rest_lasts_at_most_what_decisions_take_for_one(estate: Path) -> None:
         result = run("target", "rest", "buyer1", "--for", text, home=estate)
         assert result.code == code
         assert f"[{slug}]" in result.err
+        assert "1s to 1m" in result.err
         assert "breaker_rest_s" in result.err
+    assert "target pause buyer1" in result.err
     assert run("target", "rest", "buyer9", home=estate).code == ExitCode.REFUSED
     assert run("target", "revive", "buyer9", home=estate).code == ExitCode.REFUSED
     assert contents(estate) == before

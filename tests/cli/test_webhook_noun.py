@@ -50,6 +50,13 @@ def test_a_webhook_is_added_changed_paused_and_removed(made: Path) -> None:
     assert {"webhook.add", "webhook.set", "webhook.remove"} <= set(actions)
 
 
+def test_a_kind_that_is_misspelt_is_told_with_the_nearest(made: Path) -> None:
+    for wrong, near in (("call.endd", "call.ended"), ("cal.*", "call.*")):
+        result = run("webhook", "add", "x", "--url", "https://x.example/", "--kind", wrong, home=made)
+        assert result.code == ExitCode.USAGE
+        assert f"hint: did you mean '{near}'?" in result.err
+
+
 def test_what_is_rehearsed_is_not_kept(made: Path) -> None:
     assert add(made, "--dry-run").code == ExitCode.DONE
     assert rows(made, "list") == []

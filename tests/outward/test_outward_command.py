@@ -81,10 +81,15 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(
     monkeypatch.setattr("capconduit.outward.receivers.COMMAND_ENDS_S", 0.2)
     pids = tmp_path / "pids"
     script = f"{trap}(sleep 600 & echo $! >> {pids}); echo $$ >> {pids}; while :; do sleep 600; done"
-    outcome = run(["/bin/sh", "-c", script], timeout_s=0.5)
-    assert outcome.answer == "did not end within 0.5 s"
-    started = [int(line) for line in pids.read_text().split()]
-    assert len(started) == 2
+    started: list[int] = []
+    for timeout_s in (0.5, 10.0):  # where the machine is busy, the shell has hardly begun in half a second
+        outcome = run(["/bin/sh", "-c", script], timeout_s=timeout_s)
+        assert outcome.answer == f"did not end within {timeout_s:g} s"
+        started += [int(line) for line in pids.read_text().split()] if pids.exists() else []
+        if len(started) >= 2:
+            break
+        pids.unlink(missing_ok=True)
+    assert len(started) >= 2
     Deadline().until(lambda: not any(_lives(pid) for pid in started))
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from capconduit.domain.abuse import Finding
-from capconduit.domain.model import Event
+from capconduit.domain.model import Event, Node
 from capconduit.outward import catalogue
 from capconduit.outward.envelope import event_payload, notification_payload, outward_data
 from capconduit.services import balances, requests
 from capconduit.services.abuse import tell as tell_abuse
+from capconduit.services.nodes import keep_node
 from capconduit.store.open import open_store
 from capconduit.vocab import AbuseKind, CapMetric, CapScope, DialStatus, EventKind, NoticeKind, WindowKind
 from tests.outward.receiver import Deadline, LoopbackReceiver
@@ -38,7 +39,6 @@ from tests.unit.estate_builder import (
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = dict(catalogue.schemas())
-NOT_TOLD_YET = {EventKind.ATTEMPT_STARTED, EventKind.NODE_STARTED, EventKind.NODE_STOPPED}
 NOT_DATA = {"ids", "tenant_id", "now_ms", "kind", "subject"}
 
 
@@ -144,6 +144,32 @@ def test_every_event_that_happens_keeps_to_its_schema(everything: OutwardRig) ->
         EventKind.REQUEST_FILED, EventKind.REQUEST_DECIDED, EventKind.TARGET_RESTED, EventKind.SETTLEMENT_DISAGREED,
         EventKind.ABUSE_DETECTED, EventKind.ESTATE_CHANGED,
     }  # fmt: skip
+
+
+def test_the_beginning_and_the_end_of_a_daemon_are_told_once_and_keep_to_their_schemas(tmp_path: Path) -> None:
+    rig = OutwardRig(open_store(f"sqlite:///{tmp_path}/store.sqlite", create=True))
+
+    for seen_ms, boot, state, tell in (
+        (1, "a", "up", True), (2, "a", "up", False), (3, "a", "down", True), (4, "b", "up", True), (5, "c", "up", True),
+    ):  # fmt: skip
+        node = Node(
+            name="pbx1", boot_id=boot, started_ms=1, seen_ms=seen_ms, asterisk_started_ms=None, state=state
+        )  # fmt: skip
+        with rig.store.transaction(write=True) as tx:
+            keep_node(tx, node, rig.clock.new_id, tell=tell)
+    with rig.store.transaction(write=False) as tx:
+        events = sorted((e for e in tx.rows(Event, rig.tenant_id) if e.kind.startswith("node.")), key=lambda e: e.at_ms)
+        (node,) = tx.nodes()
+    for told in events:
+        message = json.loads(json.dumps(event_payload(told, "default")))
+        assert list(wrong(message, SCHEMAS[told.kind])) == [], told
+    assert [(e.kind, e.subject, json.loads(e.data)) for e in events] == [
+        ("node.started", "pbx1", {"boot": "a", "before": "none"}),
+        ("node.stopped", "pbx1", {"boot": "a"}),
+        ("node.started", "pbx1", {"boot": "b", "before": "stopped"}),
+        ("node.started", "pbx1", {"boot": "c", "before": "lost"}),
+    ]
+    assert node.boot_id == "c"
 
 
 def test_every_notification_keeps_to_its_schema() -> None:

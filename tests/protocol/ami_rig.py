@@ -59,7 +59,7 @@ class Rig:
         return self.of(kind)[number - 1]
 
     def tell(self, uniqueid: str, **fields: str) -> None:
-        self.ami.publish("Newchannel", [("Channel", CHANNEL), *fields.items(), ("Uniqueid", uniqueid)])
+        self.ami.publish("Hangup", [("Channel", CHANNEL), *fields.items(), ("Uniqueid", uniqueid)])
 
     def asked(self, action: str) -> int:
         return sum(1 for request in self.ami.requests if request.get("action", "").lower() == action)

@@ -6,7 +6,16 @@ import random
 
 import pytest
 
-from capconduit.asterisk.ami_codec import LINE_BYTES, AmiRefused, MessageBuffer, Oversized, encode_action, parse_message
+from capconduit.asterisk.ami_codec import (
+    LINE_BYTES,
+    AmiRefused,
+    MessageBuffer,
+    Oversized,
+    encode_action,
+    line_starts,
+    parse_message,
+    pick_fields,
+)
 
 CONTROLS = ["\r", "\n", "\r\n", "\x00", "\x1f", "\x7f", "\x85", "\x9b"]
 
@@ -46,6 +55,23 @@ def test_of_a_repeated_field_the_first_stays() -> None:
         "Empty": "",
         "X": " y",
     }
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"Event: Hangup\r\nUniqueid: 1\r\nUniqueid: 2\r\nCause:  16",
+        b"Event: Hangup\r\nUniqueid:1\r\nCause:\r\nOdd\r\n",
+        b"Event: Hangup\r\nDestUniqueid: 2\r\nCallerIDName: Uniqueid: 3\r\nUniqueid",
+        b"Event: Hangup\r\nCallerIDName: \nUniqueid: 3\rCause: 4\r\n Uniqueid: 5\r\nCause : 6",
+        b"Event: Hangup\r\nUniqueid: Caf\xe9\r\n\r\nCause: 7: 8",
+        b"",
+    ],
+)
+def test_a_few_fields_of_a_message_are_those_that_all_of_it_has(data: bytes) -> None:
+    names = ("Event", "Uniqueid", "Cause")
+    whole = parse_message(data)
+    assert pick_fields(data, line_starts(names)) == {name: whole[name] for name in names if name in whole}
 
 
 def test_bad_utf_8_is_replaced_and_never_raised() -> None:

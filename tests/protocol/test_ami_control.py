@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from fastagi.ami_events import ChannelList, LinkDown, LinkUp, NewChannel
+from fastagi.ami_events import ChannelHungUp, ChannelList, LinkDown, LinkUp
 from fastagi.ami_link import AmiRefused, AmiUnavailable
 from tests.protocol.ami_rig import ACTING, CHANNEL, Phone, rig
 from tests.protocol.simulator_support import run, until
@@ -34,7 +34,7 @@ def test_the_one_who_acts_is_sent_no_events() -> None:
         async with rig(control={}) as r:
             assert r.link.control is not None
             r.tell("u1")
-            await r.got_one(NewChannel)
+            await r.got_one(ChannelHungUp)
             r.ami.channels = Phone()
             await r.link.hangup(CHANNEL)  # its answer comes after whatever was sent before
             counters = r.link.control.counters
@@ -57,7 +57,7 @@ def test_while_the_one_who_acts_is_away_actions_fail_at_once_and_events_go_on() 
                 assert caught.value.slug == "ami-down"
                 assert "control" in caught.value.message
             r.tell("u1")
-            await r.got_one(NewChannel)
+            await r.got_one(ChannelHungUp)
             assert (await r.link.core_show_channels()).complete
             assert r.link.up
             assert r.of(LinkDown) == []

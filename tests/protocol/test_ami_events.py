@@ -13,10 +13,7 @@ from fastagi.ami_events import (
     ChannelHungUp,
     DialBegan,
     DialEnded,
-    HangupRequested,
-    LegJoinedBridge,
     LegLeftBridge,
-    NewChannel,
     RingingBegan,
     channel_list,
     live_channels,
@@ -40,7 +37,6 @@ WHO = ("lab-1.1", "lab-1.0", "PJSIP/buyer-00000001")
 @pytest.mark.parametrize(
     ("message", "event"),
     [
-        ({"Event": "Newchannel"}, NewChannel(*WHO, AT)),
         (
             {"Event": "DialBegin", "DialString": "buyer", **DEST},
             DialBegan("lab-1.1", "lab-1.0", "lab-1.1", "PJSIP/buyer-00000001", "buyer", AT),
@@ -58,10 +54,7 @@ WHO = ("lab-1.1", "lab-1.0", "PJSIP/buyer-00000001")
             {"Event": "DialEnd", "DialStatus": "SOMETHING NEW", **DEST},
             DialEnded("lab-1.1", "lab-1.1", None, "PJSIP/buyer-00000001", "PJSIP/buyer-00000001", AT),
         ),
-        ({"Event": "BridgeEnter", "BridgeUniqueid": "b"}, LegJoinedBridge(*WHO, "b", AT)),
         ({"Event": "BridgeLeave", "BridgeUniqueid": "b"}, LegLeftBridge(*WHO, "b", AT)),
-        ({"Event": "HangupRequest", "Cause": "17"}, HangupRequested(*WHO, 17, False, AT)),
-        ({"Event": "SoftHangupRequest"}, HangupRequested(*WHO, 0, True, AT)),
         ({"Event": "Hangup", "Cause": "16", "Cause-txt": "Normal Clearing"}, ChannelHungUp(*WHO, 16, AT)),
         ({"Event": "Hangup", "Cause": "-1"}, ChannelHungUp(*WHO, 0, AT)),
         ({"Event": "Hangup", "Cause": "9" * 5_000}, ChannelHungUp(*WHO, 0, AT)),
@@ -71,7 +64,7 @@ def test_each_message_of_a_call_becomes_its_event(message: dict[str, str], event
     assert translate({**LEG, **message}, NOW) == event
 
 
-@pytest.mark.parametrize("name", ["VarSet", "", "newchannel", "CoreShowChannel", "FullyBooted"])
+@pytest.mark.parametrize("name", ["VarSet", "", "Newchannel", "hangup", "CoreShowChannel", "FullyBooted"])
 def test_what_is_none_of_ours_becomes_nothing(name: str) -> None:
     assert translate({**LEG, "Event": name}, NOW) is None
 

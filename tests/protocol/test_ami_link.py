@@ -14,7 +14,6 @@ from fastagi.ami_events import (
     ChannelList,
     LinkDown,
     LinkUp,
-    NewChannel,
     ResyncNeeded,
 )
 from fastagi.ami_link import AmiLink
@@ -26,8 +25,8 @@ def test_a_link_says_up_then_lists_the_channels_then_tells_the_calls() -> None:
     async def scenario() -> None:
         async with rig() as r:
             r.tell("u1", Linkedid="u1")
-            event = await r.got_one(NewChannel)
-            assert [type(e) for e in r.got] == [LinkUp, ChannelList, NewChannel]
+            event = await r.got_one(ChannelHungUp)
+            assert [type(e) for e in r.got] == [LinkUp, ChannelList, ChannelHungUp]
             assert (event.uniqueid, event.channel) == ("u1", CHANNEL)
             assert abs(event.at_ms - now_ms()) < 60_000
             assert r.of(ChannelList)[0].complete
@@ -52,7 +51,7 @@ def test_events_between_the_login_and_linkup_are_told_after_linkup() -> None:
             request = next(q for q in r.ami.requests if q["action"] == "CoreStatus")
             r.ami.send_raw(f"Response: Success\r\nActionID: {request['actionid']}\r\n\r\n".encode())
             await r.got_one(ChannelList)
-            assert [type(e) for e in r.got] == [LinkUp, NewChannel, ChannelList]
+            assert [type(e) for e in r.got] == [LinkUp, ChannelHungUp, ChannelList]
 
     run(scenario())
 
@@ -144,7 +143,7 @@ def test_a_user_without_reporting_still_gets_events_but_no_list() -> None:
             assert (listed.channels, listed.complete) == ((), False)
             assert r.of(LinkUp) == [LinkUp(None, False)]
             r.tell("u1")
-            await r.got_one(NewChannel)
+            await r.got_one(ChannelHungUp)
 
     run(scenario())
 

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from fastagi.ami_events import AmiEvent, ChannelList, LinkDown, LinkUp, NewChannel, ResyncNeeded
+from fastagi.ami_events import AmiEvent, ChannelHungUp, ChannelList, LinkDown, LinkUp, ResyncNeeded
 from fastagi.ami_queue import EventQueue
 from tests.protocol.simulator_support import run
 
 
-def call(number: int) -> NewChannel:
-    return NewChannel(str(number), "", "", number)
+def call(number: int) -> ChannelHungUp:
+    return ChannelHungUp(str(number), "", "", 0, number)
 
 
 def taken(queue: EventQueue) -> list[AmiEvent]:

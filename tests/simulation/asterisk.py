@@ -20,7 +20,6 @@ from fastagi.ami_events import (
     DialEnded,
     LegLeftBridge,
     LiveChannel,
-    NewChannel,
     RingingBegan,
 )
 from tests.simulation.agi import Exchange
@@ -141,7 +140,6 @@ class Line:
         """The call comes in."""
         self.asterisk.appear(self)
         caller = self.caller
-        self._tell(NewChannel(self.uniqueid, self.uniqueid, self.channel, self._now_ms()))
         self._timer(caller.patience_s, self.hang_up_by_caller)
         self.stage = "route"
         self._ask(

@@ -35,7 +35,7 @@ from capconduit.domain.model import (
     TargetState,
     Tombstone,
 )
-from capconduit.domain.needs import Needs
+from capconduit.domain.needs import Foreseen, Needs
 from capconduit.errors import Refused
 from capconduit.store import tables as _schema  # noqa: F401 - registers the tables
 from capconduit.store.copying import COPIED
@@ -288,7 +288,15 @@ class MemoryTransaction(Transaction):
 
     # --- the way of a call --------------------------------------------------------------------------------------------
 
-    def begin_decisions(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> int:
+    def begin_decisions(
+        self,
+        keys: Iterable[CallKey],
+        books: Books,
+        now_ms: int | None = None,
+        *,
+        live: bool = False,
+        foreseen: Foreseen | None = None,
+    ) -> int:
         self.lock_calls(keys, books)
         return self._tables.version
 

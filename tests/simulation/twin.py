@@ -14,7 +14,7 @@ from typing import Any
 from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
 from capconduit.domain.estate import Estate
 from capconduit.domain.model import Cap, Counter, Node
-from capconduit.domain.needs import Needs
+from capconduit.domain.needs import Foreseen, Needs
 from capconduit.store.rows import mapping
 from capconduit.store.sqlstore import SqlStore
 from capconduit.store.sqltransaction import SqlTransaction
@@ -99,9 +99,17 @@ class TwinTransaction(Transaction):
 
     # --- the way of a call --------------------------------------------------------------------------------------------
 
-    def begin_decisions(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> int:
+    def begin_decisions(
+        self,
+        keys: Iterable[CallKey],
+        books: Books,
+        now_ms: int | None = None,
+        *,
+        live: bool = False,
+        foreseen: Foreseen | None = None,
+    ) -> int:
         wanted, other = list(keys), Books()
-        real = self._real.begin_decisions(wanted, books, now_ms)
+        real = self._real.begin_decisions(wanted, books, now_ms, live=live, foreseen=foreseen)
         memory = self._memory.begin_decisions(wanted, other, now_ms)
         self._same_books("begin_decisions", books, other)
         return int(agree("version", real, memory))

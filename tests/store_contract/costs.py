@@ -78,7 +78,7 @@ def counted(store: SqlStore) -> dict[str, int]:
 
 def decided(till: Till, commands: Sequence[Command]) -> list[Any]:
     """One batch, as the engine asks for it."""
-    return till.store.run(lambda tx: till.engine.work(commands, tx), hurry=True)
+    return till.engine.run(commands)
 
 
 def say(text: str) -> None:
@@ -128,7 +128,7 @@ def trips(till: Till, batch: int) -> str:
     batches = life([f"t{n}" for n in range(batch)], till)
     for name, commands in zip(("route", "answer", "extend", "settle"), batches, strict=True):
         with tempfile.TemporaryFile() as trace:
-            connection = till.store._connection()
+            connection = till.store._connection(hurry=True)
             connection.pgconn.trace(trace.fileno())
             decided(till, commands)
             connection.pgconn.untrace()

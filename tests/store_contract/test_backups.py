@@ -17,6 +17,7 @@ from capconduit.domain.model import Cdr, Event, Node
 from capconduit.errors import DatabaseError, Refused, UsageError
 from capconduit.services.backups import back_up, rehearse, restore
 from capconduit.store import backups
+from capconduit.store.postgres import PostgresStore
 from capconduit.store.rows import table_names
 from capconduit.store.sqlite import SqliteStore
 from capconduit.store.sqlstore import MIGRATIONS, SqlStore
@@ -73,6 +74,30 @@ def test_calls_that_were_up_are_settled_after_the_restore(shop: Till, file: Path
     [cdr] = shop.rows(Cdr)
     assert (cdr.dialstatus, cdr.talk_ms) == (DialStatus.ANSWER, 30_000)
     shop.verify()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "pg_dump: error: aborting because of server version mismatch\n"
+        "pg_dump: detail: server version: 17.2; pg_dump version: 15.14 (Debian 15.14-0+deb12u1)",
+        "pg_dump: server version: 17.2; pg_dump version: 15.14\npg_dump: aborting because of server version mismatch",
+    ],
+)
+def test_a_pg_dump_that_is_older_than_the_server_is_told_with_the_package_to_install(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    tool = tmp_path / "pg_dump"
+    tool.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{said}\nEND\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(DatabaseError) as caught:
+        back_up(PostgresStore("postgresql://nobody@127.0.0.1:1/none"), file, nothing)
+    assert caught.value.slug == "tool-outdated"
+    assert "15.14" in caught.value.message
+    assert "17.2" in caught.value.message
+    assert "postgresql-client-17" in caught.value.hint
+    assert not file.exists()
 
 
 def test_a_rehearsal_reads_the_whole_file_and_changes_nothing(shop: Till, file: Path) -> None:

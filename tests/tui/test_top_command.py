@@ -58,6 +58,7 @@ def test_once_without_a_daemon_is_the_database_and_says_so(home: Path) -> None:
     result = run("top", "--once", "-o", "json", home=home)
     assert result.code == 0
     assert result.json["stale"] is True
+    assert "-o, --output json" in run("top", "--help", home=home).out
     assert [balance["seller"] for balance in result.json["balances"]] == ["acme"]
     assert "not live" in result.err
 

@@ -497,7 +497,7 @@ class Till:
 
     def batch(self, commands: Sequence[Command]) -> list[Any]:
         """All commands in one transaction."""
-        return self.store.run(lambda tx: self.engine.work(commands, tx), hurry=True)
+        return self.engine.run(commands)
 
     def ask(self, command: Command) -> Any:
         """One command; an answer that is an exception is raised."""

@@ -12,6 +12,7 @@ from capconduit.services.gathering import (
     BUSY_S,
     CALLER_WAITS_S,
     CROWD,
+    FACTOR_MAX,
     NOBODY_WAITS_S,
     RUSH_BATCHES,
     RUSH_FACTOR,
@@ -98,9 +99,47 @@ def test_where_batches_follow_each_other_closely_callers_wait_longer(share: floa
     for _ in range(RUSH_BATCHES):
         queue.put("route", 0.0)
         assert queue.take() == ["route"]
+        queue._over(now_s)
         now_s += share * RUSH_S / RUSH_BATCHES  # more than BUSY_S
     queue.put("route", CALLER_WAITS_S)
     assert queue._wait_s() == pytest.approx(waits_s)
+
+
+@pytest.mark.parametrize(
+    ("took_s", "apart_s", "factor"),
+    [
+        (0.005, 0.010, 5.0),  # as long as a transaction takes
+        (0.002, 0.010, 1.0),  # which is idle most of the time
+        (0.050, 0.060, FACTOR_MAX),
+    ],
+)
+def test_where_most_of_the_time_is_spent_on_transactions_callers_wait_as_long_as_one_takes(
+    took_s: float, apart_s: float, factor: float
+) -> None:
+    now_s = 100.0
+    queue: Gathering[str] = Gathering(patient=True, now_s=lambda: now_s)
+    for _ in range(100):
+        queue.put("route", 0.0)
+        assert queue.take() == ["route"]
+        now_s += took_s
+        queue._over(now_s)
+        now_s += apart_s - took_s
+    now_s -= apart_s - took_s  # right after the last one
+    queue.put("route", CALLER_WAITS_S)
+    assert queue._wait_s() == pytest.approx(CALLER_WAITS_S * factor, rel=0.01)
+
+
+def test_after_a_pause_nobody_waits_because_of_what_was_before() -> None:
+    now_s = 100.0
+    queue: Gathering[str] = Gathering(patient=True, now_s=lambda: now_s)
+    for _ in range(100):
+        queue.put("route", 0.0)
+        queue.take()
+        now_s += BUSY_S
+        queue._over(now_s)
+    now_s += RUSH_S
+    queue.put("route", CALLER_WAITS_S)
+    assert queue._wait_s() == 0
 
 
 def test_a_batch_has_a_bound_and_the_rest_follows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

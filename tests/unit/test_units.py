@@ -161,6 +161,12 @@ def test_instants_written_and_read_are_the_same(at_ms: int) -> None:
         ("sunday", "America/New_York", "2026-03-08T05:00:00"),  # before the change of that night
         ("-2h", "UTC", "2026-03-11T13:30:45"),
         ("-90s", "UTC", "2026-03-11T15:29:15"),
+        ("+2h", "UTC", "2026-03-11T17:30:45"),
+        ("tomorrow", "America/New_York", "2026-03-12T04:00:00"),
+        ("tomorrow 09:05", "America/New_York", "2026-03-12T13:05:00"),
+        ("Monday 9:00", "UTC", "2026-03-09T09:00:00"),
+        ("sunday 14:30", "America/New_York", "2026-03-08T18:30:00"),
+        ("todayT23:59", "UTC", "2026-03-11T23:59:00"),
         ("2026-03-08", "America/New_York", "2026-03-08T05:00:00"),
         ("2026-03-08T14:30", "America/New_York", "2026-03-08T18:30:00"),
         ("2026-03-08T14:30+02:00", "America/New_York", "2026-03-08T12:30:00"),
@@ -179,7 +185,13 @@ def test_today_begins_at_the_first_of_two_midnights_even_after_the_second() -> N
         assert parse_instant(word, now_ms=after_both, timezone="America/Havana") == first_midnight
 
 
-@pytest.mark.parametrize("text", ["", "noon", "2026-13-01", "-2x", "--2h", "tomorrow", "-٢h", "-99999999999999999999h"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "noon", "2026-13-01", "-2x", "--2h", "+-2h", "tomorrow 24:00", "tomorrow 9", "now 09:00", "someday 09:00",
+        "-٢h", "-99999999999999999999h",
+    ],
+)  # fmt: skip
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_instant(text, now_ms=NOW)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from capconduit.domain.books import Books
 from capconduit.domain.estate import ZonedCap, zone_cap
 from capconduit.domain.model import Cap, Counter
 from capconduit.domain.usage import counter_key, left, taken
-from capconduit.domain.windows import CPS_BUCKET_MS, bucket_ms
+from capconduit.domain.windows import CPS_BUCKET_MS, bucket_ms, window_start_ms
 from capconduit.vocab import CapMetric, CapScope, WindowKind
 from tests.unit.estate_builder import T0, TENANT
 
@@ -63,6 +65,29 @@ def test_a_bucket_that_a_clock_set_back_left_in_the_future_counts_no_farther_tha
     assert taken(zoned, counter_key(zoned, start - HOUR_MS), books, start - HOUR_MS) == (3, 0)
     before_ms = start - HOUR_MS - 1
     assert taken(zoned, counter_key(zoned, before_ms), books, before_ms) == (0, 0)
+
+
+# Around both changes of New York's clock in 2026, the end of a year, and any time.
+INSTANTS = st.one_of(
+    st.integers(1_772_928_000_000, 1_773_100_800_000),
+    st.integers(1_793_404_800_000, 1_793_664_000_000),
+    st.integers(1_798_675_200_000, 1_798_848_000_000),
+    st.integers(0, 4_000_000_000_000),
+)
+
+
+@given(st.sampled_from(WindowKind), st.lists(INSTANTS, min_size=2, max_size=12))
+def test_a_cap_counts_in_the_window_of_the_instant_whatever_was_asked_before(
+    window: WindowKind, instants: list[int]
+) -> None:
+    """Clocks are set back and windows end: what a cap remembers of the last one is never given for another."""
+    zoned = cap_of(10, window=window)
+    for now_ms in instants:
+        start_ms = now_ms // BUCKET_MS * BUCKET_MS
+        if window is not WindowKind.ROLLING:
+            start_ms = window_start_ms(window, now_ms, "America/New_York")
+        assert counter_key(zoned, now_ms) == ("cap", start_ms)
+        assert counter_key(zoned, now_ms) == ("cap", start_ms)
 
 
 def test_calls_per_second_look_back_a_second_in_small_buckets() -> None:
