@@ -326,7 +326,7 @@ class Daemon:
             state=state,
         )
         try:
-            return await self._housekeeping.heartbeat(node)
+            return await self._housekeeping.heartbeat(node, self._clock.new_id)
         except CapConduitError as error:
             log.warning("heartbeat: %s", error)
             return None

@@ -16,6 +16,7 @@ from capconduit.clock import Clock
 from capconduit.domain.model import Call, Event, Node
 from capconduit.errors import CapConduitError
 from capconduit.services.growth import REST_S, prune
+from capconduit.services.nodes import keep_node
 from capconduit.services.retention import Archive
 from capconduit.services.rollups import roll_up_all
 from capconduit.store.store import Store, Transaction
@@ -40,6 +41,7 @@ class Housekeeping:
     def __init__(self, store: Store, archive: Archive | None = None) -> None:
         self._store = store
         self._archive = archive
+        self._told = ""  # the node's state that was told last
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="housekeeping")
         self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="growth")  # heartbeats do not wait for it
 
@@ -71,15 +73,12 @@ class Housekeeping:
         """Until when the holds of a node's live calls pay for them, by call id (UTC ms)."""
         return await self._run(lambda: self._read(lambda tx: tx.hold_ends(node)))
 
-    async def heartbeat(self, node: Node) -> Sequence[Node]:
-        """Write the node's row; the rows of all daemons as they were just before, so that nobody's falls in between."""
-
-        def work(tx: Transaction) -> Sequence[Node]:
-            before = tx.nodes()
-            tx.put_node(node)
-            return before
-
-        return await self._run(lambda: self._store.run(work))
+    async def heartbeat(self, node: Node, new_id: Callable[[], str]) -> Sequence[Node]:
+        """Write the node's row, and tell of its first and its last one; the rows of all daemons as they were before."""
+        tell = node.state != self._told
+        before = await self._run(lambda: self._store.run(lambda tx: keep_node(tx, node, new_id, tell=tell)))
+        self._told = node.state
+        return before
 
     async def nodes(self) -> Sequence[Node]:
         """All daemons as they last wrote of themselves."""

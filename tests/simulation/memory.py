@@ -298,6 +298,8 @@ class MemoryTransaction(Transaction):
         foreseen: Foreseen | None = None,
     ) -> int:
         self.lock_calls(keys, books)
+        if foreseen is not None:  # the rest is loaded by lock_needs, which is as good where nothing is sent
+            self.lock_callers(foreseen.callers, books)
         return self._tables.version
 
     def lock_calls(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> None:

@@ -462,10 +462,10 @@ def the_estate_is_read_once(patch: pytest.MonkeyPatch) -> None:
     """An engine keeps the estate that it read first."""
     real = engine_module.Engine.work
 
-    def work(self: Any, commands: Any, tx: Any) -> Any:
+    def work(self: Any, commands: Any, tx: Any, **how: Any) -> Any:
         if self.estate is not None:
             self.estate = replace(self.estate, version=tx.estate_version())
-        return real(self, commands, tx)
+        return real(self, commands, tx, **how)
 
     patch.setattr(engine_module.Engine, "work", work)
 

@@ -110,7 +110,7 @@ class TwinTransaction(Transaction):
     ) -> int:
         wanted, other = list(keys), Books()
         real = self._real.begin_decisions(wanted, books, now_ms, live=live, foreseen=foreseen)
-        memory = self._memory.begin_decisions(wanted, other, now_ms)
+        memory = self._memory.begin_decisions(wanted, other, now_ms, live=live, foreseen=foreseen)
         self._same_books("begin_decisions", books, other)
         return int(agree("version", real, memory))
 
@@ -143,7 +143,7 @@ class TwinTransaction(Transaction):
         self.lock_needs(Needs(counters=dict(keys)), books)
 
     def _same_books(self, what: str, books: Books, other: Books) -> None:
-        for name in ("calls", "call_ids", "attempts", "places", "holds", "settled", "buried"):
+        for name in ("calls", "call_ids", "attempts", "places", "holds", "settled", "buried", "callers"):
             agree(f"{what}: {name}", getattr(books, name), getattr(other, name))
 
     def send(self, books: Books) -> None:
