@@ -72,7 +72,7 @@ def array_text(values: Sequence[Any], kind: str) -> str:
     if not values:
         return "{}"
     if kind != "text":
-        return "{" + str(list(values))[1:-1].replace("None", "NULL") + "}"
+        return "{" + ",".join(["NULL" if v is None else str(v) for v in values]) + "}"
     try:
         joined = '","'.join(values)
     except TypeError:  # a NULL
