@@ -21,11 +21,11 @@ CROWD: Final = 12  # as many do not wait for more
 CALLER_WAITS_S: Final = 0.001  # a caller hears nothing until then
 CHANNEL_WAITS_S: Final = 0.004  # the call is over, its channel waits
 NOBODY_WAITS_S: Final = 0.020
-BUSY_S: Final = 0.004  # since the last batch
+BUSY_S: Final = 0.005  # since the last batch began: who waits must not make the next one wait as well
 RUSH_BATCHES: Final = 16  # so many within RUSH_S, and everything waits RUSH_FACTOR times as long
 RUSH_S: Final = 0.1
 RUSH_FACTOR: Final = 3
-MOSTLY: Final = 1 / 3  # of the time at work, and callers wait as long as a transaction takes; the others in proportion
+MOSTLY: Final = 0.45  # of the time at work, and callers wait as long as a transaction takes; the others in proportion
 FACTOR_MAX: Final = 8
 SMOOTHING: Final = 0.1  # the share of the last batch in what batches take
 
@@ -49,8 +49,7 @@ class Gathering(Generic[Item]):
         self._wake = threading.Condition()
         self._closed = False
         self._due_s = math.inf  # when the first of those that wait wants to begin
-        self._taken_s = -math.inf  # when the last batch was over
-        self._handed_s = -math.inf  # when it was handed out
+        self._handed_s = -math.inf  # when the last batch was handed out
         self._at_work = False  # it is under way
         self._took_s = 0.0  # a batch, lately
         self._apart_s = RUSH_S  # from one batch to the next, lately
@@ -81,7 +80,7 @@ class Gathering(Generic[Item]):
         if not self._patient:
             return now_s
         factor = self._factor(now_s)
-        if factor == 1 and patience_s < NOBODY_WAITS_S and now_s - self._taken_s > BUSY_S:
+        if factor == 1 and patience_s < NOBODY_WAITS_S and now_s - self._handed_s > BUSY_S:
             return now_s
         return now_s + patience_s * factor
 
@@ -114,7 +113,7 @@ class Gathering(Generic[Item]):
         """The batch that was under way, if any, is done."""
         if self._at_work:
             self._took_s += (min(now_s - self._handed_s, RUSH_S) - self._took_s) * SMOOTHING
-        self._taken_s, self._at_work = now_s, False
+        self._at_work = False
 
     def _wait_s(self) -> float:
         """How long the next batch waits for more."""

@@ -11,6 +11,7 @@ from capconduit.services import gathering
 from capconduit.services.gathering import (
     BUSY_S,
     CALLER_WAITS_S,
+    CHANNEL_WAITS_S,
     CROWD,
     FACTOR_MAX,
     NOBODY_WAITS_S,
@@ -90,6 +91,20 @@ def test_long_after_the_last_batch_nobody_waits_for_others() -> None:
     now_s += BUSY_S * 2
     queue.put("second", CALLER_WAITS_S)
     assert queue._wait_s() == 0
+
+
+def test_one_that_waited_does_not_make_the_next_one_wait() -> None:
+    now_s = 100.0
+    queue: Gathering[str] = Gathering(patient=True, now_s=lambda: now_s)
+    for waited_s in (CHANNEL_WAITS_S, 0.0):
+        began_s = now_s
+        queue.put("settle", CHANNEL_WAITS_S)
+        now_s += waited_s
+        queue.take()
+        now_s += BUSY_S / 2  # what the transaction takes
+        queue._over(now_s)
+        now_s = began_s + 2 * BUSY_S  # a regular, leisurely stream
+        assert queue._due(CHANNEL_WAITS_S) == now_s
 
 
 @pytest.mark.parametrize(("share", "waits_s"), [(0.9, CALLER_WAITS_S * RUSH_FACTOR), (1.5, 0.0)])
