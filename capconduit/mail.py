@@ -290,8 +290,10 @@ def _connected(settings: MailSettings) -> Iterator[smtplib.SMTP]:
 def _cut(client: smtplib.SMTP) -> None:
     import socket
 
-    with suppress(OSError, AttributeError):  # it may be closed already
-        client.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+    sock = client.sock
+    if sock is not None:
+        with suppress(OSError):  # it may be closed already
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def _answer(code: int, text: Any) -> str:

@@ -29,7 +29,11 @@ def value(cls: type[Kind]) -> type[Kind]:
     return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
-def _written(kind: type, source: str) -> Any:
+def _names(kind: type[Any]) -> list[str]:
+    return [f.name for f in fields(kind)]
+
+
+def _written(kind: type[Any], source: str) -> Any:
     """The function that `source` defines; in it `blank_(kind_)` is an object without values."""
     names: dict[str, Any] = {"blank_": object.__new__, "kind_": kind}
     exec(source, names)
@@ -40,22 +44,26 @@ def maker(kind: type[Kind]) -> type[Kind]:
     """What makes records of `kind` by name like the class itself, in less than half the time: a call of a class first
     puts the names into a dict. For kinds without defaults that are made for every call, and of up to 15 fields: more
     names Python puts into a dict anyway."""
-    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    names = _names(kind)
     lines = "".join(f" new_.{name} = {name}\n" for name in names)
     source = f"def written(*, {', '.join(names)}):\n new_ = blank_(kind_)\n{lines} return new_"
-    return _written(kind, source)  # type: ignore[no-any-return]
+    made: type[Kind] = _written(kind, source)
+    return made
 
 
 def from_values(kind: type[Kind]) -> Callable[[Sequence[Any]], Kind]:
     """A function that makes a record of the values of all its fields, in their order."""
-    slots = "".join(f"new.{f.name}, " for f in fields(kind))  # type: ignore[arg-type]
-    return _written(kind, f"def written(values):\n new = blank_(kind_)\n {slots}= values\n return new")  # type: ignore[no-any-return]
+    slots = "".join(f"new.{name}, " for name in _names(kind))
+    source = f"def written(values):\n new = blank_(kind_)\n {slots}= values\n return new"
+    made: Callable[[Sequence[Any]], Kind] = _written(kind, source)
+    return made
 
 
 @cache
-def _copier(kind: type) -> Callable[[Any], Any]:
-    lines = "".join(f" new.{f.name} = old.{f.name}\n" for f in fields(kind))
-    return _written(kind, f"def written(old):\n new = blank_(kind_)\n{lines} return new")  # type: ignore[no-any-return]
+def _copier(kind: type[Any]) -> Callable[[Any], Any]:
+    lines = "".join(f" new.{name} = old.{name}\n" for name in _names(kind))
+    made: Callable[[Any], Any] = _written(kind, f"def written(old):\n new = blank_(kind_)\n{lines} return new")
+    return made
 
 
 if TYPE_CHECKING:

@@ -54,7 +54,8 @@ def import_blocks(
     return plan.outcome
 
 
-def _nothing(desk: Desk, plan: Plan) -> Callable[[], None]:  # noqa: ARG001 - see carry_out
+def _nothing(_desk: Desk, _plan: Plan) -> Callable[[], None]:
+    """Of a list of callers nothing else has to be made: see carry_out."""
     return lambda: None
 
 

@@ -44,5 +44,5 @@ def attempts(tx: SqlTransaction, calls: Sequence[Cdr]) -> Mapping[str, Sequence[
 
 def has_below(tx: SqlTransaction, kind: type, before: str) -> bool:
     """Whether there is a row of any tenant whose id is below `before`."""
-    sql = f"SELECT 1 FROM {mapping(kind).table} WHERE {KEYS[kind]} < :before /* all tenants */ LIMIT 1"  # noqa: S608
+    sql = f"SELECT 1 FROM {mapping(kind).table} WHERE {KEYS[kind]} < :before /* all tenants */ LIMIT 1"  # noqa: S608 - our own names
     return bool(tx.query(sql, {"before": before}))
