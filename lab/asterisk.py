@@ -28,6 +28,7 @@ STOP_TIMEOUT_S: Final = 15.0
 CLI_TIMEOUT_S: Final = 15.0
 MAX_FILES: Final = 20_000
 LOG_TAIL_CHARS: Final = 12_000
+_CHANNEL_STATE: Final = 4  # in a line of `core show channels concise`
 _MULTIARCH: Final = Path("usr/lib/x86_64-linux-gnu")
 
 # Instances that were made and not yet closed, for whoever reports a failure.
@@ -250,7 +251,14 @@ class Asterisk:
 
     def channels(self) -> list[str]:
         """The names of the channels that exist now."""
-        return [line.split("!")[0] for line in self.cli("core show channels concise").splitlines() if "!" in line]
+        return [fields[0] for fields in self._channel_fields()]
+
+    def channels_up(self) -> list[str]:
+        """The names of the channels that have been answered; those that still ring are not among them."""
+        return [fields[0] for fields in self._channel_fields() if fields[_CHANNEL_STATE] == "Up"]
+
+    def _channel_fields(self) -> list[list[str]]:
+        return [line.split("!") for line in self.cli("core show channels concise").splitlines() if "!" in line]
 
     def wait_idle(self, timeout_s: float = 10.0) -> None:
         """Waits until no channel is left. Raises LabError with the channels that are."""

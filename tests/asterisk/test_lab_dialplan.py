@@ -511,7 +511,7 @@ def test_core_stop_settles_live_calls(start_asterisk: Any, served: ScriptedAgi, 
     with Sipp.uas(Scenario.UAS_ANSWER) as target:
         agi.on["route"] = to(target)
         with Sipp.uac(Scenario.UAC_WAIT_BYE, NUMBER, asterisk.ports.sip) as call:
-            wait_for(lambda: len(asterisk.channels()) == 2, "two legs")
+            wait_for(lambda: len(asterisk.channels_up()) == 2, "two legs that talk")
             asterisk.stop()
             call.wait()
         assert agi.arguments("settle")[2] == "ANSWER"
