@@ -2,8 +2,7 @@
 
 A transaction costs much, however little is in it. While others have just been decided, more are about to come; and what
 nobody waits for rides with whatever comes next. Where little happens, nothing waits; where transactions follow each
-other closely, everything waits longer, because what they cost is then missing to all. On a machine that is used up
-transactions take long, and waiting as long as they take makes them fewer, and thereby the machine quicker.
+other closely, everything waits longer, because what they cost is then missing to all.
 """
 
 from __future__ import annotations
@@ -25,9 +24,6 @@ BUSY_S: Final = 0.005  # since the last batch began: who waits must not make the
 RUSH_BATCHES: Final = 16  # so many within RUSH_S, and everything waits RUSH_FACTOR times as long
 RUSH_S: Final = 0.1
 RUSH_FACTOR: Final = 3
-MOSTLY: Final = 0.45  # of the time at work, and callers wait as long as a transaction takes; the others in proportion
-FACTOR_MAX: Final = 8
-SMOOTHING: Final = 0.1  # the share of the last batch in what batches take
 
 Item = TypeVar("Item")
 
@@ -50,9 +46,6 @@ class Gathering(Generic[Item]):
         self._closed = False
         self._due_s = math.inf  # when the first of those that wait wants to begin
         self._handed_s = -math.inf  # when the last batch was handed out
-        self._at_work = False  # it is under way
-        self._took_s = 0.0  # a batch, lately
-        self._apart_s = RUSH_S  # from one batch to the next, lately
         self._batches_s: deque[float] = deque(maxlen=RUSH_BATCHES)  # when the last ones were handed out
 
     def __len__(self) -> int:
@@ -79,41 +72,21 @@ class Gathering(Generic[Item]):
         now_s = self._now_s()
         if not self._patient:
             return now_s
-        factor = self._factor(now_s)
-        if factor == 1 and patience_s < NOBODY_WAITS_S and now_s - self._handed_s > BUSY_S:
-            return now_s
-        return now_s + patience_s * factor
-
-    def _factor(self, now_s: float) -> float:
-        """How many times longer everything waits."""
         rush = len(self._batches_s) == RUSH_BATCHES and now_s - self._batches_s[0] < RUSH_S
-        factor = RUSH_FACTOR if rush else 1.0
-        if self._took_s > self._apart_s * MOSTLY and now_s - self._handed_s < RUSH_S:
-            factor = max(factor, min(self._took_s / CALLER_WAITS_S, FACTOR_MAX))
-        return factor
+        if not rush and patience_s < NOBODY_WAITS_S and now_s - self._handed_s > BUSY_S:
+            return now_s
+        return now_s + patience_s * (RUSH_FACTOR if rush else 1)
 
     def take(self) -> list[Item]:
         """The next batch, in the order it came in; waits for it. Empty: the queue is closed and nothing is left."""
         with self._wake:
-            self._over(self._now_s())
             while not self._closed and (wait_s := self._wait_s()) > 0:
                 self._wake.wait(wait_s if wait_s < math.inf else None)
             batch = [self._items.popleft() for _ in range(min(len(self._items), BATCH_MAX))]
-            self._hand_out(self._now_s())
-            self._due_s = self._now_s() if self._items else math.inf  # those that are left begin at once
+            self._handed_s = self._now_s()
+            self._batches_s.append(self._handed_s)
+            self._due_s = self._handed_s if self._items else math.inf  # those that are left begin at once
         return batch
-
-    def _hand_out(self, now_s: float) -> None:
-        """A batch begins."""
-        self._apart_s += (min(now_s - self._handed_s, RUSH_S) - self._apart_s) * SMOOTHING
-        self._handed_s, self._at_work = now_s, True
-        self._batches_s.append(now_s)
-
-    def _over(self, now_s: float) -> None:
-        """The batch that was under way, if any, is done."""
-        if self._at_work:
-            self._took_s += (min(now_s - self._handed_s, RUSH_S) - self._took_s) * SMOOTHING
-        self._at_work = False
 
     def _wait_s(self) -> float:
         """How long the next batch waits for more."""

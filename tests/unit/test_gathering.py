@@ -13,7 +13,6 @@ from capconduit.services.gathering import (
     CALLER_WAITS_S,
     CHANNEL_WAITS_S,
     CROWD,
-    FACTOR_MAX,
     NOBODY_WAITS_S,
     RUSH_BATCHES,
     RUSH_FACTOR,
@@ -101,8 +100,6 @@ def test_one_that_waited_does_not_make_the_next_one_wait() -> None:
         queue.put("settle", CHANNEL_WAITS_S)
         now_s += waited_s
         queue.take()
-        now_s += BUSY_S / 2  # what the transaction takes
-        queue._over(now_s)
         now_s = began_s + 2 * BUSY_S  # a regular, leisurely stream
         assert queue._due(CHANNEL_WAITS_S) == now_s
 
@@ -114,34 +111,9 @@ def test_where_batches_follow_each_other_closely_callers_wait_longer(share: floa
     for _ in range(RUSH_BATCHES):
         queue.put("route", 0.0)
         assert queue.take() == ["route"]
-        queue._over(now_s)
         now_s += share * RUSH_S / RUSH_BATCHES  # more than BUSY_S
     queue.put("route", CALLER_WAITS_S)
     assert queue._wait_s() == pytest.approx(waits_s)
-
-
-@pytest.mark.parametrize(
-    ("took_s", "apart_s", "factor"),
-    [
-        (0.005, 0.010, 5.0),  # as long as a transaction takes
-        (0.002, 0.010, 1.0),  # which is idle most of the time
-        (0.050, 0.060, FACTOR_MAX),
-    ],
-)
-def test_where_most_of_the_time_is_spent_on_transactions_callers_wait_as_long_as_one_takes(
-    took_s: float, apart_s: float, factor: float
-) -> None:
-    now_s = 100.0
-    queue: Gathering[str] = Gathering(patient=True, now_s=lambda: now_s)
-    for _ in range(100):
-        queue.put("route", 0.0)
-        assert queue.take() == ["route"]
-        now_s += took_s
-        queue._over(now_s)
-        now_s += apart_s - took_s
-    now_s -= apart_s - took_s  # right after the last one
-    queue.put("route", CALLER_WAITS_S)
-    assert queue._wait_s() == pytest.approx(CALLER_WAITS_S * factor, rel=0.01)
 
 
 def test_after_a_pause_nobody_waits_because_of_what_was_before() -> None:
@@ -151,7 +123,6 @@ def test_after_a_pause_nobody_waits_because_of_what_was_before() -> None:
         queue.put("route", 0.0)
         queue.take()
         now_s += BUSY_S
-        queue._over(now_s)
     now_s += RUSH_S
     queue.put("route", CALLER_WAITS_S)
     assert queue._wait_s() == 0
