@@ -18,13 +18,16 @@ from lab.root import DEFAULT_SUITE, asterisk_major, ensure_sipp, ensure_tree
 from lab.wait import LabUnavailable
 
 HERE = Path(__file__).parent
+WAITED_IN_VAIN = ["LabError", "SippFailed"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test in this directory needs the lab."""
+    """Every test in this directory needs the lab. One whose wait ran out is tried once more, and named in the summary;
+    one that found something wrong is not."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.asterisk)
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=WAITED_IN_VAIN))
 
 
 @pytest.hookimpl(wrapper=True)
