@@ -218,6 +218,11 @@ def emit_rows(
     (write or _WRITERS[opts.format])(kept, chosen)
 
 
+def write_rows(rows: Iterable[Row], columns: Sequence[Column], form: OutputFormat) -> None:
+    """Print rows and columns to stdout that `select_rows` chose already."""
+    _WRITERS[form](rows, columns)
+
+
 def select_rows(
     rows: Iterable[Row], columns: Sequence[Column], opts: ListOutput
 ) -> tuple[Iterable[Row], Sequence[Column]]:

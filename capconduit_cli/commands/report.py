@@ -17,7 +17,7 @@ from capconduit_cli.app import state
 from capconduit_cli.errors import ThresholdCrossed
 from capconduit_cli.names import CAMPAIGNS, DIDS, SELLERS, TARGETS, TRUNKS, name_option
 from capconduit_cli.office import office
-from capconduit_cli.output import Column, Kind, ListOutput, OutputFormat, Row, emit_rows, notice, select_rows
+from capconduit_cli.output import Column, Kind, ListOutput, OutputFormat, Row, notice, select_rows, write_rows
 from capconduit_cli.reporting.sheet import (
     MEASURE_COLUMNS,
     Sheet,
@@ -206,7 +206,8 @@ def _emit(ctx: typer.Context, period: str, out: ReportOutput, form: Form) -> Non
     if not out.quiet or crossed:
         sheet = _sheet(report, form, out)
         if out.mail_to:
-            _mail(ctx, out, sheet, made.clock.now_ms(), [threshold.text for threshold, _ in crossed])
+            numbers = _sheet(report, form, replace(out, output=ReportFormat.CSV, mail_to=[]))
+            _mail(ctx, out, sheet, numbers, made.clock.now_ms(), [threshold.text for threshold, _ in crossed])
         else:
             _print(sheet, out)
     if crossed:
@@ -273,7 +274,7 @@ def _print(sheet: Sheet, out: ReportOutput) -> None:
 def _print_data(sheet: Sheet, form: OutputFormat) -> None:
     """Rows that were chosen already; in CSV no cell begins a formula."""
     rows = [_harmless(row) for row in sheet.rows] if form is OutputFormat.CSV else sheet.rows
-    emit_rows(rows, sheet.columns, ListOutput(output=form))
+    write_rows(rows, sheet.columns, form)
 
 
 def _harmless(row: Row) -> Row:
@@ -288,13 +289,16 @@ def _is_formula(text: str) -> bool:
     return text[:1] in ("=", "+", "-", "@", "\t", "\r") and not (text[0] == "+" and text[1:].isdigit())
 
 
-def _mail(ctx: typer.Context, out: ReportOutput, sheet: Sheet, now_ms: int, crossed: Sequence[str]) -> None:
+def _mail(
+    ctx: typer.Context, out: ReportOutput, sheet: Sheet, numbers: Sheet, now_ms: int, crossed: Sequence[str]
+) -> None:
+    """Mail a sheet; `numbers` is the same as it is for programs, with every field."""
     from capconduit_cli.reporting.mailing import mail_sheet
 
-    numbers = io.StringIO()
-    with redirect_stdout(numbers):
-        _print_data(sheet, OutputFormat.CSV)
-    mail_sheet(state(ctx).config, out.mail_to, sheet, numbers.getvalue(), now_ms, list(dict.fromkeys(crossed)))
+    attached = io.StringIO()
+    with redirect_stdout(attached):
+        _print_data(numbers, OutputFormat.CSV)
+    mail_sheet(state(ctx).config, out.mail_to, sheet, attached.getvalue(), now_ms, list(dict.fromkeys(crossed)))
     if sys.stderr.isatty():
         notice(f"mailed to {', '.join(out.mail_to)}")
 

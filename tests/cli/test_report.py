@@ -284,6 +284,13 @@ def test_csv_has_numbers_for_programs(home_of: Path) -> None:
     assert sum(int(row["calls"]) for row in rows) == 400
 
 
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv", "plain"])
+def test_amounts_are_told_without_their_currency_where_only_they_are_asked_for(home_of: Path, form: str) -> None:
+    ended = told(home_of, "campaigns", *OCTOBER, "--seller", "acme", "--fields", "campaign,revenue", "-o", form)
+    assert (ended.code, ended.err) == (ExitCode.DONE, "")
+    assert "solar" in ended.out
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+1+1", "-1", "@SUM(A1)", "\t=1", "+18005550100x"])
 def test_a_formula_in_csv_is_defused(text: str) -> None:
     assert report._harmless({"trunk": text, "calls": 3}) == {"trunk": f"'{text}", "calls": 3}
@@ -402,6 +409,18 @@ def test_a_report_is_mailed_as_text_html_and_csv(home_of: Path, tmp_path: Path) 
     text = mail.get_body(("plain",))
     assert text is not None
     assert "solar" in text.get_content()
+
+
+def test_a_mail_of_one_currency_has_every_field_attached(home_of: Path, tmp_path: Path) -> None:
+    program = tmp_path / "sendmail"
+    program.write_text(f"#!/bin/sh\ncat > {tmp_path}/mail\n")
+    program.chmod(0o755)
+    asked = ("campaigns", *OCTOBER, "--seller", "acme")
+    ended = told(home_of, *asked, "--mail-to", "ops@example.net", CAPCONDUIT_MAIL__SENDMAIL=str(program))
+    assert (ended.code, ended.out, ended.err) == (ExitCode.DONE, "", "")
+    mail = email.message_from_bytes((tmp_path / "mail").read_bytes(), policy=policy.default)
+    (attached,) = mail.iter_attachments()
+    assert attached.get_content() == told(home_of, *asked, "-o", "csv").out
 
 
 def test_a_mail_that_cannot_be_sent_is_a_peer_s_failure(home_of: Path) -> None:
