@@ -388,9 +388,10 @@ class TopApp(App[None]):
             if done:
                 self._tell(done, Role.BAR_GOOD)
 
-        self.push_screen(
-            AddBalance(seller, about, lambda amount, reason: actions.add_balance(seller, amount, reason, key)), added
-        )
+        def submit(amount: str, reason: str) -> str:
+            return actions.add_balance(seller, amount, reason, key)
+
+        self.push_screen(AddBalance(seller, about, submit, self._tell), added)
 
     def _pick(self, title: str, choices: Sequence[Choice], chosen: Callable[[str], object]) -> None:
         if not choices:

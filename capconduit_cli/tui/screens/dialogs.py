@@ -198,13 +198,19 @@ class Pick(Dialog):
 
 
 class AddBalance(Dialog):
-    """Asks how much is added to an account, and why. It stays open, and says why not, until `submit` was done."""
+    """Asks how much is added to an account, and why. It stays open, and says why not, until `submit` was done.
 
-    def __init__(self, seller: str, about: str, submit: Callable[[str, str], str]) -> None:
+    Who leaves it while that is under way stops nothing: `late` is told what came of it.
+    """
+
+    def __init__(
+        self, seller: str, about: str, submit: Callable[[str, str], str], late: Callable[[str, Role], None]
+    ) -> None:
         super().__init__()
         self._seller = seller
         self._about = about
         self._submit = submit
+        self._late = late
         self._busy = False
         self._amount = TextField(id="amount", longest=MAX_AMOUNT)
         self._reason = TextField(id="reason", longest=MAX_REASON)
@@ -269,21 +275,35 @@ class AddBalance(Dialog):
             self._go_to(empty)
         elif not self._busy:
             self._busy = True
-            self.run_worker(lambda: self._work(amount, reason), thread=True, exit_on_error=False)
+            # The application's, for one of this screen would be forgotten with it.
+            self.app.run_worker(lambda: self._work(amount, reason), thread=True, exit_on_error=False, group="actions")
 
     def _work(self, amount: str, reason: str) -> None:
+        tell = self.app.call_from_thread
         try:
             done = self._submit(amount, reason)
         except CapConduitError as error:
-            self.app.call_from_thread(self.tell, error.message, error.hint)
+            tell(self._failed, error.message, error.hint)
         except Exception as error:  # noqa: BLE001  # in a thread: what is not told here is told nowhere
-            self.app.call_from_thread(self.tell, f"this is a bug in CapConduit: {type(error).__name__}: {error}")
+            tell(self._failed, f"this is a bug in CapConduit: {type(error).__name__}: {error}")
         else:
-            self.app.call_from_thread(self.dismiss, done)
+            tell(self._added, done)
+
+    def _added(self, done: str) -> None:
+        if self.is_current:
+            self.dismiss(done)
+        else:
+            self._late(done, Role.BAR_GOOD)
+
+    def _failed(self, error: str, hint: str = "") -> None:
+        self._busy = False
+        if self.is_current:
+            self.tell(error, hint)
+        else:
+            self._late(f"{error} – {hint}" if hint else error, Role.BANNER_BAD)
 
     def tell(self, error: str, hint: str = "") -> None:
         """Say why not."""
-        self._busy = False
         self.query_one("#foot", Words).show(self._foot(printable(error), printable(hint)))
 
 
