@@ -124,19 +124,37 @@ def _entry(desk: Desk, entry_id: str) -> Audit:
 
 def _undo_row(desk: Desk, kind: type[Entity], noun: str, entry: Audit) -> None:
     before, after = (_row(kind, text) if text else None for text in (entry.before, entry.after))
-    if isinstance(before, Agent):
-        agents.check_chain_is_there(desk, before)
+    if entry.action.endswith(".add"):
+        before = None  # of a block that was over, and was made anew
+    if before is not None:
+        _check_fits(desk, before, after)
     if after is not None:
         _check_unchanged(desk, kind, after, entry)
     if before is None:
         _remove(desk, noun, after)
     elif after is None:
-        _bring_back(desk, noun, before)
+        _in_words(entry, lambda: _bring_back(desk, noun, before))
     else:
         current, zones = desk.tx.find(kind, desk.tenant_id, id=after.id), cap_zones(desk)
         assert current is not None  # looked at above
         _in_words(entry, lambda: desk.change(noun, current, replace(before, updated_ms=desk.now_ms)))
         carry_over(desk, zones)  # a DID may be another seller's again, with another time zone
+
+
+def _check_fits(desk: Desk, before: Entity, after: Any) -> None:
+    """What a row was has to go with what others have become since, as if it were set so now. Raises Refused."""
+    match before:
+        case Agent():
+            agents.check_chain_is_there(desk, before)
+        case Trunk() if after is None or trunks.found_by_address(before) != trunks.found_by_address(after):
+            trunks.check_hosts_of_others(desk, before)
+        case Target():
+            for rule in desk.tx.rows(Rule, desk.tenant_id, target_id=before.id):
+                targets.check_currencies(desk, rule, before)
+        case Rule():
+            target = desk.tx.find(Target, desk.tenant_id, id=before.target_id)
+            if target is not None:
+                targets.check_currencies(desk, before, target)
 
 
 def _check_unchanged(desk: Desk, kind: type[Entity], after: Entity, entry: Audit) -> None:
@@ -247,13 +265,11 @@ def _in_words(entry: Audit, work: Callable[[], None]) -> None:
     try:
         work()
     except Refused as error:
-        if error.slug in ("in-use", "exists"):
-            raise Refused(
-                "undo-conflict",
-                f"{entry.subject!r} cannot be as it was: {error.message}",
-                "what it referred to is gone, or its name is taken",
-            ) from None
-        raise
+        if error.slug != "in-use" and not error.slug.endswith("exists"):
+            raise
+        why = "what it referred to is gone" if error.slug == "in-use" else "another one has its name"
+        hint = f"see `capconduit audit show {entry.id}`, and bring that back or rename that first"
+        raise Refused("undo-conflict", f"{entry.subject!r} cannot be as it was: {why}", hint) from None
 
 
 def changes(entry: Audit) -> dict[str, tuple[Any, Any]]:

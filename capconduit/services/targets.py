@@ -158,7 +158,7 @@ def set_target(
         _check_agent(changed)
         if rate or payout:
             for rule in desk.tx.rows(Rule, desk.tenant_id, target_id=target.id):
-                _check_currencies(desk, rule, changed)
+                check_currencies(desk, rule, changed)
         desk.change("target", target, changed)
         return _view(desk, changed)
 
@@ -320,7 +320,7 @@ def _check_agent(target: Target) -> None:
         )
 
 
-def _check_currencies(desk: Desk, rule: Rule, target: Target) -> None:
+def check_currencies(desk: Desk, rule: Rule, target: Target) -> None:
     """The rates that a rule's calls go by, its own before its target's, are in the seller's currency. Raises Refused.
 
     (Decisions pass another currency by: it would be the campaign's price that is charged, and no payout, in silence.)
@@ -372,7 +372,7 @@ def add_rule(
             enabled=True,
             **_chosen(desk, rate=rate, payout=payout),
         )
-        _check_currencies(desk, rule, target_row)
+        check_currencies(desk, rule, target_row)
         name = f"{campaign}/{target}"
         try:
             desk.tx.insert(rule)
@@ -418,7 +418,7 @@ def set_rule(
         rule = _rule(desk, campaign, target)
         changed = replace(rule, **fields, **_chosen(desk, rate=rate, payout=payout), updated_ms=desk.now_ms)
         _check_rule(changed.priority, changed.weight)
-        _check_currencies(desk, changed, desk.named(Target, target))
+        check_currencies(desk, changed, desk.named(Target, target))
         desk.tx.update(changed)
         desk.changed("rule.set", f"{campaign}/{target}", rule, changed)
         return _Names(desk, changed).rule(changed, campaign, target)

@@ -204,7 +204,7 @@ def _of_transport(trunk: Trunk) -> Problem | None:
     return None
 
 
-def _check_hosts_of_others(desk: Desk, trunk: Trunk) -> None:
+def check_hosts_of_others(desk: Desk, trunk: Trunk) -> None:
     """That an address belongs to one trunk only: what comes from it must be one trunk's. Raises Refused.
 
     SIP takes the first that it finds. A trunk without hosts is known by its name, and so are IAX2 trunks that
@@ -279,7 +279,7 @@ def add_trunk(
     def work(desk: Desk) -> Trunk:
         trunk = Trunk(**desk.stamp(), name=name, kind=kind, hosts=check_hosts(hosts, kind), **values)
         check_whole(trunk)
-        _check_hosts_of_others(desk, trunk)
+        check_hosts_of_others(desk, trunk)
         desk.add("trunk", trunk)
         return trunk
 
@@ -314,7 +314,7 @@ def set_trunk(office: Office, name: str, **fields: Any) -> Trunk:
         changed = replace(trunk, **kept, updated_ms=desk.now_ms)
         check_whole(changed)
         if {"hosts", "auth", "auth_username"} & kept.keys():  # an older estate must stay changeable
-            _check_hosts_of_others(desk, changed)
+            check_hosts_of_others(desk, changed)
         desk.change("trunk", trunk, changed)
         return changed
 

@@ -102,7 +102,8 @@ def undo(ctx: typer.Context, entry: EntryId, yes: Yes = False, dry_run: DryRun =
     """Take a change back, as a change of its own: what was added goes, what was removed comes back.
 
     Values are as they were before. What was changed again since is left alone and named. Money is not undone but
-    corrected (`capconduit balance correct`). What was removed comes back without its caps and blocks.
+    corrected (`capconduit balance correct`). What was removed comes back without its caps and blocks, a seller without
+    its credit limit. What does not go with the rest of the estate any more is refused.
     """
     from capconduit.services.audit import undo as take_back
 

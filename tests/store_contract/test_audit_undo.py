@@ -190,6 +190,72 @@ def test_an_agent_does_not_come_back_to_a_provider_that_is_gone(office: Office) 
     assert agents.show_agent(office, "spare").providers == ["spare"]
 
 
+def test_what_is_removed_and_referred_to_something_gone_is_told_so(office: Office) -> None:
+    campaigns.add_campaign(office, "new", seller="acme", rate="spare")
+    later(office)
+    campaigns.remove_campaign(office, "new")
+    entry = last(office, "campaign.remove")
+    rates.remove_rate(office, "spare")
+    with pytest.raises(Refused, match="what it referred to is gone") as refused:
+        audit.undo(office, entry)
+    assert refused.value.slug == "undo-conflict"
+
+
+def test_a_name_that_another_one_has_by_now_is_told_so(office: Office) -> None:
+    rates.remove_rate(office, "spare")
+    entry = last(office, "rate.remove")
+    rates.add_rate(office, "spare", per_minute_micros=7)
+    with pytest.raises(Refused, match="another one has its name") as refused:
+        audit.undo(office, entry)
+    assert refused.value.slug == "undo-conflict"
+
+
+def test_an_address_that_is_another_trunks_by_now_does_not_come_back(office: Office) -> None:
+    trunks.add_trunk(office, "one", kind=TrunkKind.PJSIP, hosts=["192.0.2.77"])
+    later(office)
+    trunks.set_trunk(office, "one", hosts=["192.0.2.78"])
+    moved = last(office, "trunk.set")
+    trunks.set_trunk(office, "one", codecs="ulaw")
+    unrelated = last(office, "trunk.set")
+    trunks.add_trunk(office, "two", kind=TrunkKind.PJSIP, hosts=["192.0.2.77"])
+    audit.undo(office, unrelated)
+    with pytest.raises(Refused) as refused:
+        audit.undo(office, moved)
+    assert refused.value.slug == "host-shared"
+    trunks.remove_trunk(office, "two")
+    gone = last(office, "trunk.remove")
+    audit.undo(office, moved)
+    with pytest.raises(Refused) as refused:
+        audit.undo(office, gone)
+    assert refused.value.slug == "host-shared"
+
+
+def test_a_rate_in_another_currency_than_its_calls_by_now_does_not_come_back(office: Office) -> None:
+    rates.add_rate(office, "euro", per_minute_micros=5, currency="EUR")
+    targets.set_target(office, "spare", rate="euro")
+    later(office)
+    targets.set_target(office, "spare", rate="")
+    taken = last(office, "target.set")
+    targets.add_rule(office, "solar", "spare")
+    with pytest.raises(Refused) as refused:
+        audit.undo(office, taken)
+    assert refused.value.slug == "currency-mismatch"
+    targets.remove_rule(office, "solar", "spare")
+    without = last(office, "rule.remove")
+    audit.undo(office, taken)
+    with pytest.raises(Refused) as refused:
+        audit.undo(office, without)
+    assert refused.value.slug == "currency-mismatch"
+
+
+def test_a_block_that_was_made_anew_after_its_end_goes(office: Office) -> None:
+    blocks.add_block(office, "+1212555*", blocks.Where(), expires_ms=office.clock.now_ms() + 1)
+    later(office)
+    blocks.add_block(office, "+1212555*", blocks.Where(), reason="again")
+    audit.undo(office, last(office, "block.add"))
+    assert not blocks.list_blocks(office, blocks.Where())
+
+
 def test_money_is_not_undone(office: Office) -> None:
     later(office)
     balances.adjust(office, "acme", 5_000_000, reason="wire")
