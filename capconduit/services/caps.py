@@ -193,7 +193,7 @@ def set_caps(office: Office, scope: CapScope, name: str, limits: Sequence[Limit]
         scope_id = find_scope(desk, scope, name)
         for limit in limits:
             _check_currency(desk, scope, scope_id, limit)
-            _set_one(desk, scope, scope_id, name, limit)
+            _set_one(desk, scope, scope_id, _called(desk, scope, name), limit)
         caps = _caps_of(desk, scope, scope_id)
         return _views(desk, _estate_of(desk, caps), [c.id for c in caps])
 
@@ -243,7 +243,7 @@ def clear_caps(office: Office, scope: CapScope, name: str) -> int:
         caps = _caps_of(desk, scope, find_scope(desk, scope, name))
         for cap in caps:
             _take_away(desk, cap)
-            desk.changed("cap.clear", f"{scope} {name}", cap, None)
+            desk.changed("cap.clear", _called(desk, scope, name), cap, None)
         return len(caps)
 
     return office.change(work)
@@ -422,8 +422,13 @@ def _drift(counter: Counter, zoned: ZonedCap | None, counted: int, still_open: i
     )
 
 
-def _set_one(desk: Desk, scope: CapScope, scope_id: str, name: str, limit: Limit) -> None:
-    subject = f"{scope} {name}".strip()
+def _called(desk: Desk, scope: CapScope, name: str) -> str:
+    """What is limited as the audit has it, however it was written: `campaign solar`, `did +18005550100`, `system`."""
+    known = parse_number(name, desk.settings().default_region) if scope is CapScope.DID else name
+    return f"{scope} {known}".strip()
+
+
+def _set_one(desk: Desk, scope: CapScope, scope_id: str, subject: str, limit: Limit) -> None:
     before = desk.tx.find(
         Cap,
         desk.tenant_id,

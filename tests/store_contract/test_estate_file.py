@@ -399,6 +399,19 @@ def test_what_others_changed_since_the_export_is_not_overwritten(estate: Estate,
     assert nouns_of(estate.text()) == nouns_of(text)
 
 
+def test_caps_are_known_again_however_what_they_limit_was_written(estate: Estate) -> None:
+    estate.apply(EXAMPLE)
+    caps.set_caps(estate.office, CapScope.SYSTEM, "", [caps.parse_limit(CapMetric.CPS, "9")])
+    text = estate.exported()
+    estate.clock.pass_ms(1_000)
+    other = estate.of("somebody")
+    caps.set_caps(other, CapScope.DID, "(800) 555-0100", [caps.parse_limit(CapMetric.CONCURRENT, "9")])
+    caps.clear_caps(other, CapScope.SYSTEM, "")
+    error = estate.refused(text)
+    assert error.slug == "estate-conflict"
+    assert all(path in error.message for path in ('did."+18005550100" (somebody)', "system (somebody)"))
+
+
 def test_a_change_that_was_taken_back_since_the_export_is_not_made_again(estate: Estate) -> None:
     estate.apply(EXAMPLE)
     estate.clock.pass_ms(1_000)
