@@ -230,10 +230,12 @@ def _scopes_of(user: User, wanted: Sequence[TokenScope]) -> Sequence[TokenScope]
 
 
 def _check_expiry(expires_ms: int | None, now_ms: int) -> None:
-    if expires_ms is not None and not now_ms < expires_ms < MAX_INSTANT_MS:
-        raise UsageError(
-            "expiry-invalid", f"{format_instant(expires_ms)} cannot be its end", "give a time to come, like 90d"
-        )
+    if expires_ms is None:
+        return
+    if expires_ms >= MAX_INSTANT_MS:
+        raise UsageError("expiry-invalid", "that is too far away", "leave --expires out for one that has no end")
+    if expires_ms <= now_ms:
+        raise UsageError("expiry-invalid", f"{format_instant(expires_ms)} is over", "give a time to come, like 90d")
 
 
 def _is_valid(token: Token, now_ms: int) -> bool:

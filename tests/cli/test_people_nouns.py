@@ -95,6 +95,7 @@ def test_a_rehearsed_token_is_none(estate: Path) -> None:
         (("token", "add", "t", "--user", "bob", "--scope", "admin"), "scope-refused", 1),
         (("token", "add", "t", "--user", "bob", "--scope", "everything"), "value-invalid", 2),
         (("token", "add", "t", "--user", "bob", "--expires", "2020-01-01"), "expiry-invalid", 2),
+        (("token", "add", "t", "--user", "bob", "--expires", "10000000d"), "expiry-invalid", 2),
         (("token", "add", "t", "--user", "nobody"), "user-not-found", 1),
         (("token", "revoke", "t"), "token-not-found", 1),
         (("user", "remove", "bob"), "confirmation-needed", 2),
