@@ -54,6 +54,7 @@ BALANCE: Final = "balance"
 TARGET: Final = "target"
 CAMPAIGN: Final = "campaign"
 KINDS: Final = (CALL, CAP, BALANCE, TARGET, CAMPAIGN)
+_NAMED_BY: Final = {BALANCE: "seller", TARGET: "name", CAMPAIGN: "name"}  # what viewers know these by
 _PLURAL: Final = {CALL: "calls", CAP: "caps", BALANCE: "balances", TARGET: "targets", CAMPAIGN: "campaigns"}
 
 EVENTS: Final = 200  # the last ones in a picture
@@ -415,11 +416,17 @@ class Floor:
         if live is None:
             live = self._rows.calls[call.id] = Live(call)
         live.call = call
-        self._burn(call.seller_id, live.burns, -1)
-        live.burns = burning(call, now_ms)
-        self._burn(call.seller_id, live.burns, 1)
+        self._burn_anew(live, now_ms)
         self._dirty[(CALL, call.id)] = None
         return live
+
+    def _burn_anew(self, live: Live, now_ms: int) -> None:
+        """What a call adds to its seller's burning at this instant."""
+        burns = burning(live.call, now_ms)
+        if burns != live.burns:
+            self._burn(live.call.seller_id, live.burns, -1)
+            self._burn(live.call.seller_id, burns, 1)
+            live.burns = burns
 
     def _burn(self, seller_id: str, burns: Burning | None, sign: int) -> None:
         if burns is not None:
@@ -469,7 +476,8 @@ class Floor:
     # --- what goes out ------------------------------------------------------------------------------------------------
 
     def tick(self, now_ms: int) -> None:
-        """Look at what changes by itself as time goes by: windows, caps that look back, rests. For every second."""
+        """Look at what changes by itself as time goes by: windows, caps that look back, rests, second prices. For every
+        second."""
         if self._estate is None:
             return
         for cap_id, starts in self._rows.counters.buckets.items():
@@ -478,6 +486,9 @@ class Floor:
         for target_id, state in self._rows.states.items():
             if state.rested_until_ms or state.probe_until_ms:
                 self._dirty[(TARGET, target_id)] = None
+        for live in self._rows.calls.values():
+            if live.call.then_after_s:
+                self._burn_anew(live, now_ms)
         if now_ms >= self._next_window_ms:
             self._next_window_ms = now_ms - now_ms % 60_000 + 60_000  # windows change on the minute, in every zone
             for cap_id in self._shown[CAP]:
@@ -506,15 +517,25 @@ class Floor:
         """One object as it is now, where that is not what was shown last."""
         kind, object_id = key
         shown = self._shown[kind]
-        made = self._make(kind, object_id, now_ms)
+        made, before = self._make(kind, object_id, now_ms), shown.get(object_id)
         if made is None:
-            before = shown.pop(object_id, None)
-            return () if before is None or kind == CALL else ((kind, _json({**json.loads(before), "gone": True})),)
+            shown.pop(object_id, None)
+            return () if before is None or kind == CALL else self._gone_from(kind, before)
         text = _json(made)
-        if shown.get(object_id) == text:
+        if before == text:
             return ()
         shown[object_id] = text
-        return ((kind, text),)
+        name = _NAMED_BY.get(kind)
+        if before is None or name is None or json.loads(before)[name] == made[name]:
+            return ((kind, text),)
+        return (*self._gone_from(kind, before), (kind, text))
+
+    def _gone_from(self, kind: str, before: bytes) -> Iterable[Message]:
+        """That what was shown so is no more; nothing where another has its name by now: viewers know it by that."""
+        gone, name = json.loads(before), _NAMED_BY.get(kind)
+        if name is not None and any(json.loads(text)[name] == gone[name] for text in self._shown[kind].values()):
+            return ()
+        return ((kind, _json({**gone, "gone": True})),)
 
     def _make(self, kind: str, object_id: str, now_ms: int) -> Json | None:
         rows, estate = self._rows, self._estate
