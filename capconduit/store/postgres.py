@@ -325,8 +325,8 @@ class PostgresStore(SqlStore):
             tx.finish()
             with _translated(), _in_doubt(connection, doubt=write):
                 connection.execute("COMMIT")
-        except BaseException as error:
-            self._roll_back(connection, error)
+        except BaseException:
+            self._roll_back(connection)
             raise
 
     @contextmanager
@@ -343,8 +343,9 @@ class PostgresStore(SqlStore):
                 committing = True
                 connection.execute("COMMIT")
         except BaseException as error:
-            self._roll_back(connection, error)
-            if isinstance(error, DatabaseError) and connection.closed and not committing:
+            lost = connection.closed
+            self._roll_back(connection)
+            if isinstance(error, DatabaseError) and lost and not committing:
                 raise RetryTransaction(error.message) from error
             raise
 
@@ -368,14 +369,18 @@ class PostgresStore(SqlStore):
                 connection.execute(statement)
         return connection
 
-    def _roll_back(self, connection: psycopg.Connection[Any], error: BaseException) -> None:
-        """Roll back; a connection that cannot is thrown away, and one that was opened while the server was read-only,
-        which it would stay."""
-        if isinstance(error.__cause__, pg.ReadOnlySqlTransaction):
+    def _roll_back(self, connection: psycopg.Connection[Any]) -> None:
+        """Roll back; a connection that cannot is thrown away, and one on which the server refused a statement.
+
+        Of those that were sent behind it in a pipeline the driver takes some for prepared, and none was: each would
+        fail for ever. And one that was opened while the server was read-only would stay so.
+        """
+        status = connection.info.transaction_status
+        if status is TransactionStatus.INERROR:
             self._throw_away(connection)
             return
         try:
-            if connection.info.transaction_status is not TransactionStatus.IDLE:
+            if status is not TransactionStatus.IDLE:
                 connection.execute("ROLLBACK")
         except psycopg.Error:
             self._throw_away(connection)

@@ -21,7 +21,7 @@ from capconduit.services.sellers import add_seller
 from capconduit.store import sqlite as sqlite_module
 from capconduit.store import sqlstore
 from capconduit.store.open import open_store
-from capconduit.store.postgres import PostgresStore
+from capconduit.store.postgres import ESTATE_LOCK, PostgresStore
 from capconduit.store.sqlite import SqliteStore
 from capconduit.store.sqlstore import RETRIES, RetryTransaction, SqlStore, SqlTransaction
 from tests.store_contract.conftest import Opener, PostgresServer
@@ -403,3 +403,26 @@ def test_a_lock_that_is_held_too_long_is_told_after_a_bounded_wait(
         assert slug_of(lambda: till.ask(route_of())) == "database-contention"
         other.rollback()
     assert till.dial(route_of()).attempt == 1
+
+
+@pytest.mark.postgres
+def test_a_refused_statement_spoils_none_that_was_sent_behind_it(
+    opened: Opener, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver takes a statement for prepared that the server, after an error, has never looked at."""
+    monkeypatch.setattr("capconduit.store.postgres.LOCK_TIMEOUT_MS", 20)
+    monkeypatch.setattr(sqlstore, "RETRY_PAUSE_S", 0)
+    till = Till(opened(postgres_url), small_estate())
+    with pytest.raises(LookupError), till.store.transaction(write=True, hurry=True):
+        raise LookupError  # the first ROLLBACK makes the driver forget what it takes for prepared, later ones do not
+    for name in ("u1", "u2", "u3", "u4"):
+        till.dial(route_of(name))
+    for name in ("u1", "u2"):  # the third time they are prepared
+        till.ask(settle_of(name))
+    with psycopg.connect(postgres_url) as other:
+        other.execute(f"SELECT pg_advisory_xact_lock({ESTATE_LOCK})")
+        assert slug_of(lambda: till.ask(settle_of("u3"))) == "database-contention"
+        other.rollback()
+    assert till.ask(settle_of("u3")).first
+    assert till.ask(settle_of("u4")).first
+    till.verify()
