@@ -58,6 +58,8 @@ LANES: Final = 64  # in hand at the same time
 LANES_EACH: Final = 24  # of one receiver
 COMMANDS: Final = 4  # processes at the same time
 MAILS: Final = 2
+# Of one receiver, where few are sent at the same time: what waits behind one that hangs could not be given elsewhere.
+_LANES_BY_WAY: Final = {ReceiverKind.COMMAND.value: COMMANDS // 2, EMAIL: MAILS}
 POLL_S: Final = 0.5  # between two looks for work where nothing wakes us
 GATHER_S: Final = 0.02  # results that come so close together are written together
 REST: Final = 2  # times as long as a step took in the database, it is left to decisions
@@ -329,7 +331,8 @@ class Outwards:
             return 0
         in_hand = self._hands.lanes.get(receiver.id, 0)
         allowed = self._hands.circuits.get(receiver.id, Circuit()).allows(now_ms)
-        return max((LANES_EACH if allowed < 0 else allowed) - in_hand, 0)
+        most = _LANES_BY_WAY.get(receiver.way, LANES_EACH)
+        return max((most if allowed < 0 else min(allowed, most)) - in_hand, 0)
 
     # --- a lane -------------------------------------------------------------------------------------------------------
 
