@@ -32,6 +32,7 @@ class Watch:
         self._socket = socket
         self._id = view.call.id
         self._last: tuple[Any, ...] = ()
+        self._gone = False  # the stream has it no more: the database knows how it stands
         self._complained = False
 
     def steps(self) -> Iterator[Step]:
@@ -60,12 +61,14 @@ class Watch:
     def _of_message(self, kind: str, data: Mapping[str, Any]) -> Step | None:
         if kind == "snapshot":
             mine = [c for c in data.get("calls") or () if isinstance(c, dict) and c.get("id") == self._id]
-            return self._changed(_of_object(mine[0])) if mine else self._of_database()
-        if kind == "call" and data.get("id") == self._id:
-            return self._changed(_of_object(data))
-        if kind == "call-gone" and data.get("id") == self._id:
-            return self._of_database()
-        return None
+            self._gone = not mine
+            if mine:
+                return self._changed(_of_object(mine[0]))
+        elif data.get("id") == self._id and kind in ("call", "call-gone"):
+            self._gone = kind == "call-gone"
+            if not self._gone:
+                return self._changed(_of_object(data))
+        return self._of_database() if self._gone else None  # again with each word, where it could not be read
 
     def _of_database(self) -> Step | None:
         """The call as it stands there; None where nothing changed, or nothing can be read now."""
