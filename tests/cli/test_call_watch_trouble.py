@@ -10,6 +10,7 @@ import pytest
 
 from capconduit.clock import SystemClock
 from capconduit.errors import DatabaseError
+from capconduit.services.calls import tell
 from capconduit.services.office import Office
 from capconduit.services.stores import open_store
 from capconduit_cli import control_watch
@@ -30,7 +31,6 @@ class NoTime:
 
 def test_the_end_is_told_though_the_database_was_away_when_it_came(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     away = [True, True]
-    tell = control_watch.tell
 
     def told(made: Office, call: str) -> Any:
         if away:
