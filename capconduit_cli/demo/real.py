@@ -87,12 +87,17 @@ class SipCall:
 
 
 @dataclass(frozen=True)
+class Quiet:
+    """Every call before ends first: what comes next would change what it meets."""
+
+
+@dataclass(frozen=True)
 class Phase:
     """A part of the day; it begins when every call before has ended."""
 
     title: str
     note: str
-    steps: Sequence[SipCall | Act]
+    steps: Sequence[SipCall | Act | Quiet]
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def _ordinary() -> list[SipCall]:
     ]
 
 
-def _failover(places: Places) -> list[SipCall | Act]:
+def _failover(places: Places) -> list[SipCall | Act | Quiet]:
     busy = tuple((name, "BUSY") for name in (SUNHAUS, BRIGHTCO, OVERFLOW))
     failed = RejectCode.TARGETS_ALL_FAILED.value
     return [
@@ -160,13 +165,14 @@ def _failover(places: Places) -> list[SipCall | Act]:
         _move(LEXLINE, places.silent, "silent"),
         SipCall(100, LEGAL_DID, hold_ms=700, dials=((LEXLINE, "NOANSWER"), (OVERFLOW, "ANSWER"))),
         SipCall(100, LEGAL_DID, "uac_cancel", hold_ms=400, dials=((LEXLINE, "CANCEL"),)),
+        Quiet(),
         _move(BRIGHTCO, places.busy, "busy"),
-        _move(OVERFLOW, places.busy, "busy", after_ms=2_000),
+        _move(OVERFLOW, places.busy, "busy"),
         SipCall(100, SOLAR_DID, "uac_refused", expect=486, reason=failed, dials=busy, hung_up_by="system"),
     ]
 
 
-def _wrong_numbers() -> list[SipCall | Act]:
+def _wrong_numbers() -> list[SipCall | Act | Quiet]:
     refused = partial(SipCall, scenario="uac_refused", dials=(), hung_up_by="system")
     pause = partial(campaigns.pause_campaign, name=estate.ROOFING)
     return [
@@ -177,23 +183,24 @@ def _wrong_numbers() -> list[SipCall | Act]:
         refused(100, TRIAL_DID, expect=404, reason=RejectCode.DID_SUSPENDED.value),
         Act(100, f"pauses the campaign {estate.ROOFING}", partial(pause, paused=True)),
         refused(100, ROOFING_DID, expect=480, reason=RejectCode.CAMPAIGN_PAUSED.value),
-        Act(300, f"resumes the campaign {estate.ROOFING}", partial(pause, paused=False)),
+        Quiet(),
+        Act(100, f"resumes the campaign {estate.ROOFING}", partial(pause, paused=False)),
     ]
 
 
-def _burst(places: Places) -> list[SipCall | Act]:
+def _burst(places: Places) -> list[SipCall | Act | Quiet]:
     full = "cap_reached:campaign:concurrent"
     refused = SipCall(100, ROOFING_DID, "uac_refused", expect=486, reason=full, dials=(), hung_up_by="system")
     return [
         _move(ROOFPRO, places.answers, "an answering one"),
         _move(SHINGLE, places.answers, "an answering one"),
-        *[SipCall(100, ROOFING_DID, hold_ms=2_500) for _ in range(estate.ROOFING_CALLS)],
+        *[SipCall(100, ROOFING_DID, hold_ms=4_000) for _ in range(estate.ROOFING_CALLS)],
         replace(refused, after_ms=500),
         refused,
     ]
 
 
-def _dry(places: Places) -> list[SipCall | Act]:
+def _dry(places: Places) -> list[SipCall | Act | Quiet]:
     refused = partial(SipCall, scenario="uac_refused", expect=403, dials=(), hung_up_by="system")
     answered = ((LEXLINE, "ANSWER"),)
     return [
@@ -205,9 +212,9 @@ def _dry(places: Places) -> list[SipCall | Act]:
     ]
 
 
-def _move(target: str, address: str, what: str, after_ms: int = 100) -> Act:
+def _move(target: str, address: str, what: str) -> Act:
     return Act(
-        after_ms, f"gives {target} another address, {what}", partial(targets.set_target, name=target, address=address)
+        100, f"gives {target} another address, {what}", partial(targets.set_target, name=target, address=address)
     )
 
 
@@ -307,6 +314,9 @@ class Performance:
             for number, phase in enumerate(self._phases, 1):
                 self.progress.phase, self.progress.title, self.progress.note = number, phase.title, phase.note
                 for step in phase.steps:
+                    if isinstance(step, Quiet):
+                        await self._quiet()
+                        continue
                     await asyncio.sleep(step.after_ms / 1000)
                     await self._step(step)
                 await self._quiet()
