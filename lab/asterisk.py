@@ -23,9 +23,9 @@ from lab.ports import LabPorts
 from lab.wait import LabError, wait_for
 
 ETC: Final = Path(__file__).parent / "etc"
-BOOT_TIMEOUT_S: Final = 30.0
+BOOT_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 15.0
-CLI_TIMEOUT_S: Final = 15.0
+CLI_TIMEOUT_S: Final = 30.0
 MAX_FILES: Final = 20_000
 LOG_TAIL_CHARS: Final = 12_000
 _CHANNEL_STATE: Final = 4  # in a line of `core show channels concise`
@@ -260,12 +260,17 @@ class Asterisk:
     def _channel_fields(self) -> list[list[str]]:
         return [line.split("!") for line in self.cli("core show channels concise").splitlines() if "!" in line]
 
-    def wait_idle(self, timeout_s: float = 10.0) -> None:
-        """Waits until no channel is left. Raises LabError with the channels that are."""
+    def wait_idle(self, timeout_s: float = 30.0) -> None:
+        """Waits until no channel is left, and their records are written. Raises LabError with the channels that are."""
         try:
             wait_for(lambda: not self.channels(), "end of all channels", timeout_s)
         except LabError as error:
             raise LabError(f"{error}: {self.cli('core show channels verbose')}") from error
+        wait_for(lambda: not self._recorded(), "end of all records", timeout_s)
+
+    def _recorded(self) -> list[str]:
+        """The channels whose records are not written yet: Asterisk does so after they are gone, on another thread."""
+        return re.findall(r"^\S+/\S+", self._cli("cdr show active").stdout, re.MULTILINE)
 
     def database(self, family: str) -> dict[str, str]:
         """Asterisk's own database below `family`: key without the family → value."""

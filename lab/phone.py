@@ -19,7 +19,7 @@ from lab.rtp import Media
 from lab.sip_message import SipMessage, build, media_address, parse, sdp, tag_of, uri_of
 from lab.wait import LabError
 
-WAIT_S: Final = 15.0
+WAIT_S: Final = 30.0
 READ_S: Final = 0.2
 DATAGRAM: Final = 65_535
 # What may come at any time and is answered by itself; whoever waits for something else does not mind.

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from lab.ports import LOOPBACK
+from lab.ports import LOOPBACK, free_port
 from lab.wait import wait_for
 
-HEADER_TIMEOUT_S: Final = 5.0
+HEADER_TIMEOUT_S: Final = 15.0
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 
 
@@ -64,7 +64,7 @@ class ScriptedAgi:
             return
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((LOOPBACK, self.port))
+        listener.bind((LOOPBACK, self.port or free_port()))
         listener.listen()
         self.port = listener.getsockname()[1]
         self._listener = listener

@@ -13,18 +13,21 @@ import socket
 import subprocess
 import tempfile
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from lab.ports import LOOPBACK, MEDIA_SPACING, free_port, free_udp_range
+from lab.ports import LOOPBACK, free_port, media_ports
 from lab.wait import LabError, wait_for
 
 SCENARIOS: Final = Path(__file__).parent / "sipp"
-END_GRACE_S: Final = 5.0
+END_GRACE_S: Final = 15.0
 STATISTICS_PERIOD_S: Final = 1
+UAC_S: Final = 45.0  # for all calls of a process; a machine that is busy may take several times what they last
+UAS_S: Final = 110.0
 TRACE_TAIL_CHARS: Final = 6_000
 DEFAULT_CALLER: Final = "+12125550147"
 
@@ -74,7 +77,7 @@ class Sipp:
         self._file.write_text(re.sub(r"@([A-Z_]+)@", lambda match: words[match[1]], source))
         command: list[str | bytes] = [
             "sipp", "-sf", str(self._file), "-i", LOOPBACK, "-mi", LOOPBACK, "-p", str(self.port),
-            "-mp", str(free_udp_range(MEDIA_SPACING, MEDIA_SPACING)), "-nostdin", "-timeout", f"{timeout_s:.0f}s",
+            "-mp", str(media_ports()), "-nostdin", "-timeout", f"{timeout_s:.0f}s",
             "-timeout_error", "-trace_err", "-error_file", str(self.dir / "errors"), "-trace_msg", "-message_file",
             str(self.dir / "messages"), "-trace_stat", "-stf", str(self.dir / "statistics"),
             "-fd", f"{STATISTICS_PERIOD_S}s", *arguments,
@@ -100,7 +103,7 @@ class Sipp:
         rate: int = 10,
         period_ms: int = 1_000,
         headers: tuple[str, ...] = (),
-        timeout_s: float = 20.0,
+        timeout_s: float = UAC_S,
     ) -> Sipp:
         """Starts calls to `number` at 127.0.0.1:`sip_port` and does not wait.
 
@@ -122,7 +125,7 @@ class Sipp:
         hold_ms: int = 0,
         code: int = 486,
         calls: int = 0,
-        timeout_s: float = 60.0,
+        timeout_s: float = UAS_S,
     ) -> Sipp:
         """Starts a target and waits until it listens on `port`. With `calls` it ends by itself after as many."""
         words = {"RING_MS": str(ring_ms), "HOLD_MS": str(hold_ms), "CODE": str(code)}
@@ -177,6 +180,10 @@ class Sipp:
         path = self.dir / "messages"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def talk_ms(self) -> int:
+        """How long the only call of a UAC talked by its own clock; 0 where it was not answered, or is not over."""
+        return next(iter(talks(self.messages()).values()), 0)
+
     def trace_tail(self) -> str:
         """The last of the error and message traces, for a failing test."""
         parts = []
@@ -207,17 +214,39 @@ def final_codes(messages: str) -> dict[str, tuple[int, float]]:
     0 where there was none. The instant is Unix time.
     """
     found: dict[str, tuple[int, float]] = {}
+    for at_s, call_id, method, code in _traced(messages):
+        if method == "INVITE":
+            known, began_s = found.setdefault(call_id, (0, at_s))
+            if code >= 200 and not known:
+                found[call_id] = (code, began_s)
+    return found
+
+
+def talks(messages: str) -> dict[str, int]:
+    """How long the calls of a UAC that are over talked, by Call-ID, from its messages: from 200 to the first BYE (ms).
+
+    It is what this side saw: a machine that stands still makes the talk longer and this number, too.
+    """
+    up_s: dict[str, float] = {}
+    found: dict[str, int] = {}
+    for at_s, call_id, method, code in _traced(messages):
+        if (method, code) == ("INVITE", 200):
+            up_s.setdefault(call_id, at_s)
+        elif (method, code) == ("BYE", 0) and call_id in up_s:
+            found.setdefault(call_id, round((at_s - up_s[call_id]) * 1_000))
+    return found
+
+
+def _traced(messages: str) -> Iterator[tuple[float, str, str, int]]:
+    """The messages of a trace: Unix time, Call-ID, method by CSeq, and the code of an answer or 0."""
     for entry in re.split(r"^-{20,} ", messages, flags=re.MULTILINE)[1:]:
         stamp, _, rest = entry.partition("\n")
         call_id = re.search(r"^Call-ID: *(\S+)", rest, re.MULTILINE)
-        invite = re.search(r"^CSeq: *\d+ INVITE\b", rest, re.MULTILINE)
-        if call_id is None or invite is None:
+        method = re.search(r"^CSeq: *\d+ ([A-Z]+)", rest, re.MULTILINE)
+        if call_id is None or method is None:  # the end of it is not written yet
             continue
-        code = re.search(r"^SIP/2\.0 ([2-6]\d\d) ", rest, re.MULTILINE)
-        known, began_s = found.setdefault(call_id[1], (0, datetime.fromisoformat(stamp.strip()).timestamp()))
-        if code is not None and not known:
-            found[call_id[1]] = (int(code[1]), began_s)
-    return found
+        code = re.search(r"^SIP/2\.0 (\d\d\d) ", rest, re.MULTILINE)
+        yield datetime.fromisoformat(stamp.strip()).timestamp(), call_id[1], method[1], int(code[1]) if code else 0
 
 
 def dial(
@@ -230,9 +259,11 @@ def dial(
     name: bytes = b"",
     ended_by: str = "caller",
     headers: tuple[str, ...] = (),
-    timeout_s: float = 20.0,
-) -> None:
-    """One call from a carrier, waited for. With another `expect` than 200 the call must be refused with that code.
+    timeout_s: float = UAC_S,
+) -> int:
+    """One call from a carrier, waited for; how long it talked by SIPp's clock, in ms, or 0.
+
+    With another `expect` than 200 the call must be refused with that code.
 
     ended_by: "caller" sends BYE after `hold_ms`; "us" waits for our BYE. Raises SippFailed with the traces.
     """
@@ -245,3 +276,4 @@ def dial(
         timeout_s=timeout_s,
     ) as call:  # fmt: skip
         call.wait()
+        return call.talk_ms()

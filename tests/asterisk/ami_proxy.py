@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from lab.ports import LOOPBACK
+from lab.ports import LOOPBACK, free_port
 
 CHUNK_BYTES: Final = 4_096
 TICK_S: Final = 0.02
@@ -38,9 +38,7 @@ class AmiProxy:
         self.stalled = False
         self._closed = False
         self.passed_bytes = 0  # from Asterisk to the daemon
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
 
     def __enter__(self) -> Self:
         self._thread.start()

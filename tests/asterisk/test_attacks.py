@@ -19,7 +19,7 @@ import pytest
 
 from capconduit.services import calls, caps
 from capconduit.vocab import CapMetric
-from lab.floor import NUMBER, SECRET, Floor
+from lab.floor import NUMBER, PATIENT_DEADLINE_MS, PATIENT_GUARD_S, SECRET, Floor
 from lab.ports import LOOPBACK, free_port
 from lab.sipp import Scenario, Sipp
 from lab.wait import wait_for
@@ -30,8 +30,9 @@ CARRIER, STRANGER = "127.0.0.1", "127.0.0.9"
 UNSEEN = "127.0.1"
 CALLER = b"+12125550147"
 UNREADABLE = (0, 400)  # what no SIP parser takes is dropped or refused
-ANSWER_S = 2.0
-SCAN_S = 40.0  # the most that a scanner may take
+ANSWER_S = 15.0  # an answer comes in milliseconds, but a machine may stand still for seconds
+DROPPED_S = 2.0  # for what may get no answer at all
+SCAN_S = 90.0  # the most that a scanner may take
 INSTALL_S = 60.0
 CDR_COLUMNS = 12  # docs/dialplan.md, CDR
 _SERIAL = count(1)
@@ -81,10 +82,16 @@ class Attacker:
 
         return lines(method, more, body), lines(b"ACK", (), b"")
 
-    def invite(self, user: bytes, sender: bytes = b"<sip:" + CALLER + b"@x>", more: Sequence[bytes] = ()) -> int:
+    def invite(
+        self,
+        user: bytes,
+        sender: bytes = b"<sip:" + CALLER + b"@x>",
+        more: Sequence[bytes] = (),
+        wait_s: float = ANSWER_S,
+    ) -> int:
         """The final code of a call, acknowledged; 0 where nobody answered at all. The target answers none with 200."""
         request, ack = self.request(b"INVITE", user, sender, more)
-        code = self.answer(request)
+        code = self.answer(request, wait_s)
         if code:
             self.send(ack)
         return code
@@ -156,7 +163,10 @@ class Field:
 
 @pytest.fixture(scope="module")
 def field(asterisk_tree: Path) -> Iterator[Field]:
-    with Floor(asterisk_tree) as floor, Sipp.uas(Scenario.UAS_REFUSE, code=486, timeout_s=600) as target:
+    with (
+        Floor(asterisk_tree, deadline_ms=PATIENT_DEADLINE_MS, guard_s=PATIENT_GUARD_S) as floor,
+        Sipp.uas(Scenario.UAS_REFUSE, code=486, timeout_s=600) as target,
+    ):
         floor.fund("10")
         floor.target(target.uri)
         floor.cap(CapMetric.CONCURRENT, "100")
@@ -264,13 +274,16 @@ NAMES = [
 def test_a_caller_name_is_only_a_name(field: Field, header: str, name: bytes) -> None:
     before = field.records()
     plain = b"<sip:" + CALLER + b"@x>"
+    may_be_unreadable = b"\x01" in name or b"\r\n" in name
+    wait_s = DROPPED_S if may_be_unreadable else ANSWER_S
     with field.attacker() as attacker:
         if header == "From":
-            code = attacker.invite(NUMBER.encode(), name + b" " + plain)
+            code = attacker.invite(NUMBER.encode(), name + b" " + plain, wait_s=wait_s)
         else:
-            code = attacker.invite(NUMBER.encode(), plain, [b"P-Asserted-Identity: " + name + b" " + plain])
+            named = [b"P-Asserted-Identity: " + name + b" " + plain]
+            code = attacker.invite(NUMBER.encode(), plain, named, wait_s)
     if code in UNREADABLE:
-        assert b"\x01" in name or b"\r\n" in name
+        assert may_be_unreadable
         field.assert_unharmed()
         return
     cdr = field.floor.cdrs(before + 1)[-1]
@@ -356,6 +369,7 @@ def test_a_call_id_is_only_text(field: Field) -> None:
 def test_a_call_from_an_unknown_address_reaches_nothing_and_costs_the_daemon_nothing(field: Field) -> None:
     asked, records = field.requests(), field.records()
     rows = len(field.floor.asterisk.cdr_rows("capconduit.csv"))
+    before = {cdr.uniqueid for cdr in calls.find_cdrs(field.floor.office)}
     with field.attacker(STRANGER) as stranger:
         for user in (NUMBER.encode(), b"100", b"s", b"capconduit-out"):
             for sender in (CALLER, b"carrier", b"capconduit-out", b"anonymous"):
@@ -365,7 +379,9 @@ def test_a_call_from_an_unknown_address_reaches_nothing_and_costs_the_daemon_not
             assert stranger.answer(request, 1.0) != 200, method
     assert field.requests() == asked
     assert field.records() == records
-    assert len(field.floor.asterisk.cdr_rows("capconduit.csv")) == rows
+    # Asterisk writes the record of a call after its end: one of an earlier call may have come since.
+    later = field.floor.asterisk.cdr_rows("capconduit.csv")[rows:]
+    assert [row for row in later if not any(uniqueid in row for uniqueid in before)] == []
     field.assert_unharmed()
 
 
@@ -434,7 +450,7 @@ def test_scanners_find_a_device_and_nothing_on_it(field: Field, sipvicious: Path
     if address == STRANGER:
         assert field.requests() == asked, "the daemon hears nothing of strangers"
     else:
-        assert field.requests()["route"] >= asked["route"] + 30, "the scanner's calls came as far as the decision"
+        wait_for(lambda: field.requests()["route"] >= asked["route"] + 30, "the scanner's calls as far as the decision")
     field.assert_unharmed()
 
 
@@ -537,7 +553,7 @@ def test_the_fail2ban_filter_of_the_docs_finds_strangers_in_the_security_log_and
         _forge(field, strangers[-1])
         return len(heard()) >= 10
 
-    wait_for(one_more_is_heard, "security events", timeout_s=30.0)
+    wait_for(one_more_is_heard, "security events", timeout_s=60.0)
     with field.attacker() as carrier:
         assert carrier.invite(NUMBER.encode()) == 486
     assert set(heard()) <= set(strangers), "and nobody whom a stranger names"

@@ -19,7 +19,7 @@ from tests.asterisk.test_doctor_live import console_program
 
 SECRET = "lab-secret"
 SILENT_PORT = 9
-ASK_S = 10.0
+ASK_S = 30.0
 
 
 def files(ports: LabPorts) -> Mapping[str, str]:
@@ -66,10 +66,9 @@ def test_a_real_asterisk_answers_options(pbx: Asterisk) -> None:
 
 
 def test_endpoints_are_as_asterisk_has_them(doors: Doors) -> None:
-    wait_for(lambda: doors.endpoint("itself").well is not None, "the first answer", timeout_s=20)
-    good = doors.endpoint("itself")
-    assert (good.well, good.latency_ms is not None) == (True, True)
-    wait_for(lambda: doors.endpoint("silent").well is not None, "the first silence", timeout_s=20)
+    # Not only the first answer: a machine that stood still may have missed one, and asks again after a second.
+    wait_for(lambda: (good := doors.endpoint("itself")).well and good.latency_ms is not None, "answer")
+    wait_for(lambda: doors.endpoint("silent").well is not None, "first silence")
     assert doors.endpoint("silent").fault is TargetFault.UNREACHABLE
     assert doors.endpoint("unasked").well is None
     assert doors.endpoint("phone").fault is TargetFault.CONTACT

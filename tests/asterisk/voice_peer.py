@@ -16,7 +16,7 @@ from lab.ports import LOOPBACK
 
 _MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _TEXT, _CLOSE = 1, 8
-WAIT_S: Final = 10.0
+WAIT_S: Final = 30.0
 
 
 class Manner(StrEnum):

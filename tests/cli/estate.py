@@ -17,7 +17,7 @@ from capconduit.vocab import DialStatus
 from tests.cli.runner import Result, run
 
 NODE = "pbx1"
-ENGINE_S = 10
+ENGINE_S = 40
 DID = "+18005550100"
 CALLER = "+12125550147"
 NOON_MS = 1_795_262_400_000  # 2026-11-21T12:00:00Z

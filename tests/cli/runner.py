@@ -16,7 +16,7 @@ from unittest import mock
 
 from capconduit_cli.__main__ import main
 
-DEADLINE_S = 30
+DEADLINE_S = 90
 
 
 @dataclass(frozen=True)

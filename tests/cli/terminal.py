@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.cli.runner import clean_environment
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 INTERRUPT = "\x03"
 END_OF_FILE = "\x04"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import shutil
 import signal
 import struct
@@ -43,8 +44,8 @@ from capconduit_cli.demo.view import look, picture
 
 from .runner import clean_environment, run
 
-WHOLE_S = 100
-DEADLINE_S = 30
+WHOLE_S = 200
+DEADLINE_S = 60
 
 
 # --- as a process
@@ -127,7 +128,7 @@ def test_a_demo_meets_everything_and_adds_up(start_demo: StartDemo) -> None:
     assert "WRONG" not in out
     assert "not met" not in out
     assert out.count("adds up") == 2
-    assert "was cut after 4.0 s: its money, 0.04 EUR, was used up" in out
+    assert re.search(r"was cut after 4\.\d s: its money, 0\.04 EUR, was used up", out)
     for reason in traffic.EXPECTED_REJECTS:
         assert f"{reason} " in out
     assert "10/10" in err

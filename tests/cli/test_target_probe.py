@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from capconduit.errors import ExitCode
+from lab.ports import free_port
 from tests.cli.estate import contents, done, walk
 from tests.cli.runner import Result, run
 from tests.protocol.sip_answerer import answerer, reply
@@ -143,8 +144,7 @@ def test_without_ami_and_console_what_to_configure_is_told(estate: Path, tmp_pat
 @pytest.fixture
 def unused_tcp() -> int:
     """A port that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    return free_port()
 
 
 @contextmanager

@@ -126,6 +126,7 @@ def test_every_command_that_is_advised_exists() -> None:
         "cap": "campaign solar",
         "metric": "billable",
         "limit": "9/day",
+        "unsigned": "`capconduit setting set min_attestation none`",
     }
     source = Path(str(why_not.__file__)).read_text("utf-8")
     advised = [text.format(**words) for text in why_not._REJECTED.values()]
@@ -141,6 +142,21 @@ def test_every_command_that_is_advised_exists() -> None:
         assert verb in known, line
         taken = {option for param in known[verb].params for option in param.opts}
         assert {word for word in options if word.startswith("--")} <= taken, line
+
+
+def test_what_lets_a_call_in_goes_by_the_attestation_it_has(two: Path) -> None:
+    done("setting", "set", "min_attestation", "B", home=two)
+    asked_for = ("route", DID, "--why-not", "buyer1", "--json")
+
+    def change(*more: str) -> str:
+        (said,) = done(*asked_for, *more, home=two).json["why_not"]["change"]
+        return str(said).removeprefix("the carrier signs it, or ")
+
+    of_all = "`capconduit setting set min_attestation none`"
+    assert change() == of_all
+    assert change("--attestation", "C") == "`capconduit campaign set solar --min-attestation C`"
+    done("campaign", "set", "solar", "--min-attestation", "A", home=two)
+    assert change() == f"`capconduit campaign set solar --min-attestation default` and {of_all}"
 
 
 def test_route_supposes_the_attestation_of_the_call(two: Path) -> None:

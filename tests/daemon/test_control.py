@@ -236,7 +236,8 @@ def test_a_viewer_sees_a_call_from_its_beginning_to_its_end(short: Path) -> None
         rig.fund("10")
         rig.cap(CapScope.CAMPAIGN, "solar", CapMetric.CONCURRENT, "5")
         rig.script("buyer1", Busy())
-        rig.script("buyer2", Answers(after_ms=300, talk_ms=700))
+        targets.set_target(rig.office, "buyer2", ring_ms=20_000)
+        rig.script("buyer2", Answers(after_ms=4_000, talk_ms=4_000))  # each state lasts until it is seen
         async with Viewer(path) as viewer:
             assert viewer.told[0] == "snapshot"
             talking = asyncio.create_task(rig.world.call(spec()))
@@ -475,7 +476,9 @@ def test_a_client_that_says_nothing_is_let_go(control: str) -> None:
     assert asyncio.run(answered(control, "GET", "/live"))[0] == 200
 
 
-def test_more_clients_than_can_be_served_are_told_so(control: str) -> None:
+def test_more_clients_than_can_be_served_are_told_so(control: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastagi.control.REQUEST_S", 60.0)  # none of them is let go meanwhile
+
     async def test() -> None:
         async with contextlib.AsyncExitStack() as idle:
             for _ in range(CLIENTS):

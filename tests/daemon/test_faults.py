@@ -59,17 +59,17 @@ async def until_talked(rig: Rig, talk_ms: int) -> None:
 
 def test_a_long_call_of_an_asterisk_that_died_is_billed_for_what_it_is_known_to_have_talked(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        rig.setting("funding_slice_s", "2")
+        rig.setting("funding_slice_s", "6")
         rig.fund("10")
         rig.script("buyer1", Answers(talk_ms=60_000))
         call = rig.world.start(spec())
-        await until(lambda: [c for c in rig.live() if c.call.funded_s >= 4])
+        await until(lambda: [c for c in rig.live() if c.call.funded_s >= 12])
         call.cancel()  # SIGKILL: no handler runs
         await asyncio.gather(call, return_exceptions=True)
         rig.ami.restart()
         await rig.at_rest()
         (cdr,) = rig.cdrs()
-        assert cdr.talk_ms >= 900
+        assert cdr.talk_ms >= 2_900
         assert cdr.amount_micros == cdr.billed_seconds * 10_000
 
     run(tmp_path, test)
@@ -77,16 +77,17 @@ def test_a_long_call_of_an_asterisk_that_died_is_billed_for_what_it_is_known_to_
 
 def test_a_call_with_money_outlives_a_break_of_the_link(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        rig.setting("funding_slice_s", "10")
+        rig.setting("funding_slice_s", "20")
         rig.fund("10")
-        rig.script("buyer1", Answers(talk_ms=12_000))
+        rig.script("buyer1", Answers(talk_ms=23_000))
         call = rig.world.start(spec())
         await answered(rig)
+        await until_talked(rig, 8_500)
         rig.ami.stop_listening()
         rig.ami.drop_connections()
         await until(lambda: not rig.status()["ami"]["up"])
-        await until_talked(rig, 5_200)  # the look at half of the slice falls into the break
-        await rig.ami.listen_again()
+        await until_talked(rig, 10_300)  # the look at half of the slice falls into the break
+        await rig.ami.listen_again()  # the daemon may be four seconds late to try again, and two more to look
         outcome = await call
         assert not outcome.cut_by_timeout
         await rig.at_rest()
@@ -97,9 +98,9 @@ def test_a_call_with_money_outlives_a_break_of_the_link(tmp_path: Path) -> None:
 
 def test_a_call_with_money_outlives_a_restart_of_the_daemon(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        rig.setting("funding_slice_s", "9")
+        rig.setting("funding_slice_s", "16")
         rig.fund("10")
-        rig.script("buyer1", Answers(talk_ms=11_000))
+        rig.script("buyer1", Answers(talk_ms=18_000))
         call = rig.world.start(spec())
         await answered(rig)
         await rig.stop(signal.SIGKILL)
@@ -114,14 +115,14 @@ def test_a_call_with_money_outlives_a_restart_of_the_daemon(tmp_path: Path) -> N
 
 def test_a_call_with_money_outlives_a_database_that_is_locked_for_a_while(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        rig.setting("funding_slice_s", "8")
+        rig.setting("funding_slice_s", "12")
         rig.fund("10")
-        rig.script("buyer1", Answers(talk_ms=10_000))
+        rig.script("buyer1", Answers(talk_ms=14_000))
         call = rig.world.start(spec())
         await answered(rig)
         blocker = sqlite3.connect(tmp_path / "rig.sqlite", isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
-        await until_talked(rig, 4_500)
+        await until_talked(rig, 6_500)  # the look at half of the slice finds it locked
         blocker.rollback()
         blocker.close()
         outcome = await call
@@ -134,7 +135,7 @@ def test_a_call_with_money_outlives_a_database_that_is_locked_for_a_while(tmp_pa
 def test_a_settlement_that_was_kept_under_another_node_name_is_settled(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         rig.fund("10")
-        rig.script("buyer1", Answers(talk_ms=1_000))
+        rig.script("buyer1", Answers(talk_ms=4_000))
         call = rig.world.start(spec())
         await answered(rig)
         await rig.stop(signal.SIGKILL)
@@ -151,7 +152,7 @@ def test_a_settlement_that_was_kept_under_another_node_name_is_settled(tmp_path:
 def test_a_kept_settlement_that_cannot_be_read_stays_and_stops_nothing(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         rig.fund("10")
-        rig.script("buyer1", Answers(talk_ms=1_000))
+        rig.script("buyer1", Answers(talk_ms=4_000))
         call = rig.world.start(spec())
         await answered(rig)
         await rig.stop(signal.SIGKILL)
@@ -299,7 +300,7 @@ def test_a_wall_clock_that_is_set_back_gives_no_credit() -> None:
         wall[0] -= 3_600_000
         answer(meter, answered_at)
         await until(lambda: ami.limits)
-        assert ami.limits == [limit for limit in ami.limits if 58 < limit <= 60]
+        assert ami.limits == [limit for limit in ami.limits if 50 < limit <= 60]
 
     with_clock(test)
 
@@ -312,7 +313,7 @@ def test_a_wall_clock_that_is_set_forward_reserves_no_hour_at_once() -> None:
         await until(lambda: ami.limits)
         await asyncio.sleep(0.2)
         assert asker.extensions <= 1
-        assert 54 < ami.limits[0] <= 60
+        assert 50 < ami.limits[0] <= 60
 
     with_clock(test)
 

@@ -141,7 +141,7 @@ def test_the_first_that_answers_gets_the_call_at_its_own_prices(tmp_path: Path, 
 
 def test_the_others_are_free_again_while_the_call_lasts(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        script(rig, Answers(after_ms=5_000), Answers(after_ms=300, talk_ms=1_500), Busy(after_ms=50))
+        script(rig, Answers(after_ms=5_000), Answers(after_ms=300, talk_ms=5_000), Busy(after_ms=50))
         call = rig.world.start(spec())
         await until(lambda: rig.live())
         assert counts(rig) == dict.fromkeys(PRICES, ((0, 1), (0, 1), (0, 1)))
@@ -241,7 +241,7 @@ def test_without_ami_the_dialplan_tells_which_leg_answered(tmp_path: Path, hung_
 
 def test_ami_that_is_away_while_it_is_answered_tells_the_leg_when_it_is_back(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        script(rig, NoAnswer(), Answers(after_ms=700, talk_ms=3_000))
+        script(rig, NoAnswer(), Answers(after_ms=700, talk_ms=9_000))
         call = rig.world.start(spec())
         await until(lambda: len(list(rig.world.channel_rows())) == 4)
         rig.ami.stop_listening()
@@ -258,7 +258,7 @@ def test_ami_that_is_away_while_it_is_answered_tells_the_leg_when_it_is_back(tmp
 
 def test_while_nobody_tells_the_leg_all_keep_their_places_and_nothing_leaks(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        script(rig, NoAnswer(), Answers(after_ms=50, talk_ms=3_000))
+        script(rig, NoAnswer(), Answers(after_ms=50, talk_ms=9_000))
         rig.ami.stop_listening()
         rig.ami.drop_connections()
         call = rig.world.start(spec())
@@ -276,7 +276,7 @@ def test_while_nobody_tells_the_leg_all_keep_their_places_and_nothing_leaks(tmp_
 @pytest.mark.parametrize("moment", ["ringing", "talking"])
 def test_a_daemon_that_dies_knows_the_leg_from_the_spool(tmp_path: Path, moment: str) -> None:
     async def test(rig: Rig) -> None:
-        script(rig, NoAnswer(), Answers(after_ms=500, talk_ms=1_000))
+        script(rig, NoAnswer(), Answers(after_ms=500, talk_ms=4_000))
         call = rig.world.start(spec())
         await (is_up(rig) if moment == "talking" else until(lambda: len(list(rig.world.channel_rows())) == 4))
         await rig.stop(signal.SIGKILL)

@@ -16,7 +16,7 @@ PLURAL = {"call": "calls", "cap": "caps", "balance": "balances", "target": "targ
 def client(socket: str) -> httpx.AsyncClient:
     """Speaks to a control socket."""
     transport = httpx.AsyncHTTPTransport(uds=socket)
-    return httpx.AsyncClient(transport=transport, base_url="http://daemon", timeout=15)
+    return httpx.AsyncClient(transport=transport, base_url="http://daemon", timeout=40)
 
 
 class Viewer:
@@ -45,7 +45,7 @@ class Viewer:
         await asyncio.gather(self._task, return_exceptions=True)
         await self._client.aclose()
 
-    async def until(self, condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 40.0) -> None:
         """Wait for what the stream shall bring; fails where it ends or is too slow."""
         assert self._task is not None
         loop = asyncio.get_running_loop()

@@ -63,7 +63,7 @@ def test_a_check_that_hangs_is_given_up_and_the_others_go_on() -> None:
         return []
 
     try:
-        findings = list(examine(scene(), [check("first", hangs), check("second", well)], check_s=0.05))
+        findings = list(examine(scene(), [check("first", hangs), check("second", well)], check_s=3.5))
     finally:
         let_go.set()
     assert [(f.id, f.severity) for f in findings] == [("first", Severity.UNKNOWN), ("second", Severity.OK)]

@@ -27,7 +27,7 @@ LIFE = (
     EventKind.CALL_STARTED, EventKind.ATTEMPT_FAILED, EventKind.CALL_ANSWERED, EventKind.HOLD_EXTENDED,
     EventKind.CALL_ENDED,
 )  # fmt: skip
-JOIN_S = 20
+JOIN_S = 60
 
 
 class OutwardRig:

@@ -50,13 +50,15 @@ def daemon(home: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_daemon_that_is_killed_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.sqlite"
     rig = OutwardRig(open_store(url, create=True))
-    with LoopbackReceiver() as receiver:
+    # After some it says nothing more, so that the daemon is killed in the middle.
+    with LoopbackReceiver(lambda _: "ok" if len(receiver.got) < CALLS else "hang") as receiver:
         rig.hook(receiver.url)
         told = rig.calls(CALLS)
         with daemon(tmp_path, url) as first:
-            Deadline().until(lambda: len(receiver.got) >= CALLS)
+            Deadline().until(lambda: len(receiver.got) > CALLS)
             first.send_signal(signal.SIGKILL)
             first.wait(20)
+        receiver.behave = lambda _: "ok"
         left = rig.left()
         assert left != (0, 0), "it was killed in the middle"
         with daemon(tmp_path, url):

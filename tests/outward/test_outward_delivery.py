@@ -37,7 +37,7 @@ def test_every_event_arrives_in_order_through_a_flaky_receiver(rig: OutwardRig, 
         worker = rig.worker(timeout_ms=400)
         told = rig.calls(calls)
         with working(worker):
-            Deadline(90).until(lambda: worker.counters.delivered >= calls * len(LIFE) and rig.left() == (0, 0))
+            Deadline(240).until(lambda: worker.counters.delivered >= calls * len(LIFE) and rig.left() == (0, 0))
         came, taken = ids_by_call(receiver.got), ids_by_call(receiver.taken)
         assert all(in_order(taken[call], ids) for call, ids in told.items())
         assert {id_ for ids in came.values() for id_ in ids} == {id_ for ids in told.values() for id_ in ids}

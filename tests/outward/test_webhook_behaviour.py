@@ -87,7 +87,7 @@ def test_an_event_is_tried_again_under_the_same_id_and_what_follows_waits(rig: O
     with LoopbackReceiver(lambda _: next(answers, "ok")) as receiver:
         rig.hook(receiver.url)
         told = [rig.happen(kind, "call1").id for kind in (EventKind.CALL_STARTED, EventKind.CALL_ENDED)]
-        with working(rig.worker(timeout_ms=300)):
+        with working(rig.worker(timeout_ms=3_500)):
             Deadline().until(lambda: rig.left() == (0, 0))
         ids = [got.message["id"] for got in receiver.got]
         tries = [int(got.headers["capconduit-attempt"]) for got in receiver.got]

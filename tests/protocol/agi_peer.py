@@ -21,7 +21,7 @@ import uvloop
 
 from fastagi.agi_server import AgiLimits, AgiReply, AgiRequest, AgiServer, Endpoint
 
-PATIENCE_S: Final = 10.0  # for anything a test waits for
+PATIENCE_S: Final = 30.0  # for anything a test waits for
 AGI_BUFFER_BYTES: Final = 8_192
 AGI_MAX_ARGS: Final = 128
 MSET_PLACES: Final = 99

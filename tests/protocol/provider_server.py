@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 LOOPBACK: Final = "127.0.0.1"
-WAIT_S: Final = 10.0
+WAIT_S: Final = 40.0
 
 Answer = Callable[["Asked", socket.socket], None]
 

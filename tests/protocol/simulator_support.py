@@ -14,7 +14,7 @@ from asterisk_simulator.world import World
 T = TypeVar("T")
 Request = dict[str, str]
 Responder = Callable[[Request, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

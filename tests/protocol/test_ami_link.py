@@ -198,7 +198,7 @@ def test_the_pause_grows_to_its_bound_with_jitter() -> None:
 
 def test_an_unanswered_ping_ends_the_link() -> None:
     async def scenario() -> None:
-        async with rig(ping_interval_s=0.02, ping_timeout_s=0.1) as r:
+        async with rig(ping_interval_s=0.02, ping_timeout_s=3.5) as r:
             await until(lambda: r.asked("ping") >= 3, "pings")
             assert r.of(LinkDown) == []
             r.ami.faults.mute = True

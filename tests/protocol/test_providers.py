@@ -21,10 +21,11 @@ from capconduit.providers.account import Account
 from capconduit.providers.chat import Turn, same_account_failed, take_turn
 from capconduit.providers.probe import Probe
 from capconduit.vocab import ProviderFault, ProviderKind
+from lab.ports import free_port
 from tests.protocol.provider_server import LOOPBACK, Answer, ProviderServer, replies, send
 
 KEY = "sk-proj-0123456789abcdef"
-TIMEOUT_MS = 5_000
+TIMEOUT_MS = 30_000
 SHORT_MS = 300
 MODELS = {"object": "list", "data": [{"id": "gpt-realtime"}, {"id": "gpt-4.1-mini"}]}
 TAGS = {"models": [{"name": "llama3.2:latest"}]}
@@ -220,8 +221,7 @@ def test_a_server_that_says_nothing_or_a_byte_at_a_time_is_waited_for_no_longer_
 
 
 def test_nobody_who_listens_is_told() -> None:
-    with socket.create_server((LOOPBACK, 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     found = probe.probe(account(ProviderKind.OPENAI, f"http://{LOOPBACK}:{port}"), timeout_ms=TIMEOUT_MS)
     assert (found.fault, found.status) == (ProviderFault.REFUSED, None)
     assert f"{LOOPBACK}:{port}" in found.words

@@ -197,7 +197,7 @@ def test_a_frozen_daemon_is_ended_by_the_guard_and_left_in_peace_until_it_answer
             await says({"route": dial(), "settle": "CC_ACK=1"})(request, reader, writer)
 
     async def scenario() -> None:
-        async with simulated(respond, guard_s=0.05, quiet_s=600, otherwise=Answers(1, 1)) as (world, _):
+        async with simulated(respond, guard_s=3.5, quiet_s=600, otherwise=Answers(1, 1)) as (world, _):
             assert (await world.call(SPEC)).fallback
             assert seen == ["route"]
             frozen[0] = False
@@ -244,7 +244,7 @@ def test_a_caller_that_leaves_while_route_is_decided_is_settled_while_route_is_s
 
     async def scenario() -> None:
         async with simulated(respond) as (world, _):
-            outcome = await world.call(CallSpec("1800", "1212", cancel_after_ms=30))
+            outcome = await world.call(CallSpec("1800", "1212", cancel_after_ms=1_000))
         assert (outcome.verdict, outcome.ended_by, outcome.settled_ack) == ("", "caller", True)
         assert not outcome.fallback
 
@@ -302,7 +302,7 @@ def test_when_the_target_hangs_up_the_guard_still_works_on_a_daemon_that_freezes
             await says({"route": dial()})(request, reader, writer)
 
     async def scenario() -> None:
-        async with simulated(respond, otherwise=Answers(1, 1, "target"), guard_s=0.1) as (world, ami):
+        async with simulated(respond, otherwise=Answers(1, 1, "target"), guard_s=3.5) as (world, ami):
             outcome = await world.call(SPEC)
             assert (outcome.ended_by, outcome.settled_ack, outcome.spooled) == ("target", False, True)
             assert list(ami.database) == [f"/capconduit/unsettled/{outcome.uniqueid}"]

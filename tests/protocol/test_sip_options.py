@@ -8,11 +8,13 @@ import pytest
 
 from capconduit.asterisk.options import Ask, options, place_of, request, response_to
 from capconduit.vocab import TargetFault
+from lab.ports import free_port
 from tests.protocol.sip_answerer import answerer, reply
 
 ASK = Ask("z9hG4bKabc", "call-1", "tag-1")
 REQUEST = request(place_of("sip:buyer@127.0.0.1"), ASK, ("127.0.0.1", 40_000))
-NEVER_S = 0.7  # one retransmission fits in
+NEVER_S = 1.4  # one retransmission fits in, after half a second; the next one does not
+SOON_S = 0.7
 LONG_S = 10.0  # what is answered ends long before
 
 
@@ -116,12 +118,14 @@ def test_what_is_lost_once_is_answered_the_second_time() -> None:
 
 
 def test_garbage_and_answers_to_others_are_no_answer() -> None:
-    def strange(data: bytes, _: int) -> list[bytes]:
+    def strange(data: bytes, number: int) -> list[bytes]:
+        if number > 1:
+            return []
         late = reply(data, "200 OK", call_id="Call-ID: of-another")
         return [b"\x00garbage", late, reply(data, "200 OK", via="Via: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKx")]
 
     with answerer(strange) as (port, _):
-        heard = options(f"sip:buyer@127.0.0.1:{port}", 0.4)
+        heard = options(f"sip:buyer@127.0.0.1:{port}", NEVER_S)
     assert heard.fault is TargetFault.TIMEOUT
     assert "3 packets came that answer something else" in heard.words
 
@@ -137,15 +141,13 @@ def test_the_answer_counts_that_comes_after_strange_and_provisional_ones() -> No
 
 def test_a_provisional_response_alone_is_no_answer() -> None:
     with answerer(lambda data, _: [reply(data, "100 Trying")]) as (port, requests):
-        heard = options(f"sip:buyer@127.0.0.1:{port}", NEVER_S)
+        heard = options(f"sip:buyer@127.0.0.1:{port}", SOON_S)
     assert heard.fault is TargetFault.TIMEOUT
     assert len(requests) == 1  # somebody works on it: not asked again so soon
 
 
 def test_a_port_that_nobody_listens_at_is_refused_at_once() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port(socket.SOCK_DGRAM)
     heard = options(f"sip:buyer@127.0.0.1:{port}", LONG_S)
     assert heard.fault is TargetFault.REFUSED
     assert f"127.0.0.1:{port}: nobody listens" in heard.words

@@ -24,7 +24,7 @@ from fastagi.journal import Journal, JournalFailed
 from lab.wait import wait_for
 from tests.cli.runner import run_process
 from tests.daemon.rig import Rig, until
-from tests.daemon.test_crashes import CrashRig
+from tests.daemon.test_crashes import DEADLINE_MS, CrashRig
 from tests.daemon.test_daemon import spec
 from tests.store_contract.conftest import Opener, PostgresServer
 from tests.store_contract.test_books_written import dump
@@ -58,7 +58,7 @@ class SmallDisk:
 
     def remount(self, how: str) -> None:
         """`ro` or `rw`; nobody may have a file open for writing."""
-        subprocess.run(["mount", "-o", f"remount,{how}", str(self.dir)], check=True, timeout=10)
+        subprocess.run(["mount", "-o", f"remount,{how}", str(self.dir)], check=True, timeout=60)
 
 
 @pytest.fixture
@@ -67,12 +67,12 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     directory.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "none", str(directory)],
-        capture_output=True, text=True, timeout=10, check=False,
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     if mounted.returncode != 0:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     yield SmallDisk(directory)
-    subprocess.run(["umount", "--lazy", str(directory)], check=True, timeout=10)
+    subprocess.run(["umount", "--lazy", str(directory)], check=True, timeout=60)
 
 
 # --- the store --------------------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ Trouble = Callable[[], AbstractContextManager[None]]
 async def through(rig: CrashRig, trouble: Trouble) -> CallOutcome:
     """A call that is up, another that comes, and one that comes later: with a database that takes nothing meanwhile."""
     rig.fund("1000")
-    rig.script("buyer1", Answers(talk_ms=1_500))
+    rig.script("buyer1", Answers(talk_ms=4_000))
     call = rig.world.start(spec())
     await until(lambda: [c for c in rig.live() if c.call.state is CallState.UP])
     with trouble():
@@ -324,7 +324,7 @@ def test_the_daemon_on_a_full_disk_rejects_says_so_and_is_well_when_there_is_spa
 ) -> None:
     if journal == "on the same disk":
         monkeypatch.setattr(CrashRig, "spawn", Rig.spawn)
-    rig = CrashRig(tmp_path, url=f"sqlite:///{disk.dir}/rig.sqlite")
+    rig = CrashRig(tmp_path, url=f"sqlite:///{disk.dir}/rig.sqlite", deadline_ms=DEADLINE_MS)
 
     @contextmanager
     def full() -> Iterator[None]:
@@ -382,14 +382,14 @@ def test_the_daemon_on_a_file_that_may_only_be_read_rejects_says_so_and_is_well_
     async def test(rig: CrashRig) -> None:
         assert (await through(rig, only_read)).settled_ack
 
-    run(ReadOnlyRig(tmp_path), test)
+    run(ReadOnlyRig(tmp_path, deadline_ms=DEADLINE_MS), test)
 
 
 @pytest.mark.postgres
 def test_the_daemon_on_a_server_that_may_only_be_read_rejects_says_so_and_is_well_later(
     tmp_path: Path, postgres_server: PostgresServer, postgres_url: str
 ) -> None:
-    rig = CrashRig(tmp_path, url=postgres_url)
+    rig = CrashRig(tmp_path, url=postgres_url, deadline_ms=DEADLINE_MS)
 
     @contextmanager
     def only_read() -> Iterator[None]:
@@ -412,6 +412,6 @@ def test_on_a_file_system_that_may_only_be_read_daemon_and_commands_end_with_thr
     rig.ami._port = 1  # nobody listens; it does not come to that
     rig.spawn()
     assert rig.process is not None
-    assert rig.process.wait(20) == ExitCode.DATABASE
+    assert rig.process.wait(60) == ExitCode.DATABASE
     assert "hint: " in rig.log()
     assert str(disk.dir) in refused_command(rig, tmp_path)

@@ -17,11 +17,12 @@ from capconduit.domain.stats import Group
 from capconduit.errors import Refused
 from capconduit.services.growth import prune
 from capconduit.services.office import Office
-from capconduit.services.reports import _Reads
+from capconduit.services.reports import Ask, Filters, _Reads, make_report
 from capconduit.services.rollups import CALLS_AT_ONCE, roll_up, roll_up_all, verify_rollups
 from capconduit.store.rollups import Wanted, buckets
 from capconduit.store.sqlstore import SqlStore
-from capconduit.vocab import RollupGrain, RollupKind
+from capconduit.units import format_instant
+from capconduit.vocab import ReportBy, RollupGrain, RollupKind
 from fastagi.housekeeping import Housekeeping
 from tests.store_contract.conftest import Opener
 from tests.store_contract.settled import Calls, put
@@ -307,6 +308,21 @@ def test_where_records_are_pruned_a_day_by_number_belongs_to_the_span_that_it_be
     counted = Period(first_ms + DAY_MS, first_ms + 3 * DAY_MS)
     wanted = Wanted(by=("did",))
     assert in_order(told(shop.store, wanted, asked)) == in_order(slow_sum(calls.made, wanted, counted))
+
+
+@pytest.mark.parametrize("filters", [Filters(did="+18005550100"), Filters(trunk="east")])
+def test_a_day_whose_records_are_pruned_is_told_without_the_course_that_only_they_had(
+    shop: Till, filters: Filters
+) -> None:
+    calls, first_ms = Calls(15), MIDNIGHT - 100 * DAY_MS
+    put(shop.store, calls.many(30, first_ms, first_ms + DAY_MS))
+    list(prune(shop.store, shop.clock, before_ms=T0 - 50 * DAY_MS))
+    day = format_instant(first_ms)[:10]
+    report = make_report(shop.office(), Ask(by=ReportBy.NOTHING, period=day, zone="UTC", filters=filters))
+    own = [cdr for cdr, _ in calls.made if filters.trunk in ("", cdr.trunk)]
+    own = [cdr for cdr in own if not filters.did or (cdr.did_id and cdr.did == filters.did)]
+    assert sum(line.sums.calls for line in report.lines if not line.mixed) == len(own)
+    assert sum(line.sums.calls for line in report.trend) == 0
 
 
 def test_other_tenants_calls_are_not_summed(shop: Till) -> None:

@@ -25,7 +25,7 @@ from capconduit.vocab import CapMetric, CapScope, WindowKind
 from capconduit_cli.demo import estate, traffic
 from capconduit_cli.demo.stage import AMI_USER, NODE, Stage, open_stage
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 _NAMES = ("Ada Lovelace", "", "GÖDEL, KURT", "\x1b[31mred\x1b[0m", "[bold]markup[/]", "数学 太郎", "Sales")
 
 

@@ -19,16 +19,9 @@ from aiohttp import web
 
 from capconduit.errors import Refused, UsageError
 from capconduit_cli.tui.serve import MAX_VISITORS, Page, check_address, serve
+from lab.ports import free_port
 
 KEY = "k" * 32
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Browser:
@@ -179,7 +172,7 @@ def test_a_run_ends_with_its_visitor_even_if_it_does_not_want_to(
     script = f"import os, pathlib, time; pathlib.Path({str(place)!r}).write_text(f'{{os.getpid()}}.'); time.sleep(99)"
 
     async def until(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110  # another process is waited for
                 await asyncio.sleep(0.01)
 
@@ -196,7 +189,7 @@ def test_a_run_ends_with_its_visitor_even_if_it_does_not_want_to(
 
 def test_a_run_that_ends_is_told_to_its_visitor(tmp_path: Path) -> None:
     async def work(me: Browser) -> None:
-        async with asyncio.timeout(20), me.visit() as visit:
+        async with asyncio.timeout(60), me.visit() as visit:
             assert (await visit.receive()).type is aiohttp.WSMsgType.CLOSE
 
     browse(work)

@@ -23,7 +23,7 @@ def test_only_what_can_be_typed_is_pasted_and_no_more_than_has_room() -> None:
         field = stage.app.floor_screen._field
         await stage.press("slash")
         stage.app.floor_screen.post_message(events.Paste("so\x1b[31mlar\n" + "x" * 500))
-        await stage.pilot.pause()
+        await stage.pause()
         assert field.value.startswith("so[31mlarx")
         assert len(field.value) == 200
         assert stage.lines[-2].endswith("x")

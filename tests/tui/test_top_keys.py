@@ -42,7 +42,7 @@ def test_keys_1_to_6_and_tab_show_the_screens() -> None:
 def test_a_click_on_a_tab_shows_its_screen() -> None:
     async def play(stage: Stage) -> None:
         await stage.pilot.click("#tabs", offset=(stage.lines[1].index("Balances"), 0))
-        await stage.pilot.pause()
+        await stage.pause()
         assert stage.lines[2].startswith("SELLER")
 
     on_stage(play)
@@ -103,11 +103,11 @@ def test_a_click_on_a_heading_orders_by_it_and_a_second_one_reverses() -> None:
     async def play(stage: Stage) -> None:
         at = (stage.lines[2].index("DID") + 1, 0)
         await stage.pilot.click("#table", offset=at)
-        await stage.pilot.pause()
+        await stage.pause()
         assert "DID▲" in stage.lines[2]
         assert "+18005550001" in first_row(stage)
         await stage.pilot.click("#table", offset=at)
-        await stage.pilot.pause()
+        await stage.pause()
         assert "DID▼" in stage.lines[2]
         assert "+18005550032" in first_row(stage)
 
@@ -117,6 +117,7 @@ def test_a_click_on_a_heading_orders_by_it_and_a_second_one_reverses() -> None:
 def test_a_click_on_a_row_chooses_it_and_two_open_it() -> None:
     async def play(stage: Stage) -> None:
         await stage.pilot.click("#table", offset=(5, 4))
+        await stage.pause()
         assert stage.app.floor_screen.table.place.index == 3
         await stage.pilot.click("#table", offset=(5, 2), times=2)
         await stage.until(lambda: "cost so far" in stage.text)
@@ -128,6 +129,7 @@ def test_the_wheel_moves() -> None:
     async def play(stage: Stage) -> None:
         table = stage.app.floor_screen.table
         await stage.pilot._post_mouse_events([events.MouseScrollDown], "#table")
+        await stage.pause()
         assert table.place.index == 3
 
     on_stage(play)
@@ -221,7 +223,7 @@ def test_time_goes_on_without_a_word_of_the_daemon() -> None:
 def test_stale_is_told_at_once_and_talk_times_stand() -> None:
     async def play(stage: Stage) -> None:
         stage.feed.become(FeedKind.STALE, NOW_MS, "the daemon is silent")
-        await stage.pilot.pause()
+        await stage.pause()
         assert "STALE" in stage.lines[0]
         assert "The daemon is silent." in stage.lines[2]
         stage.clock.at_ms += 30_000

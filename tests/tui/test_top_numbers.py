@@ -17,7 +17,7 @@ from capconduit_cli.tui.app import TopApp
 from capconduit_cli.tui.cells import quantity, short_money
 from capconduit_cli.tui.feed import live_feed
 from tests.tui.live_floor import LiveFloor, live_floor
-from tests.tui.top_rig import DEADLINE_S, FakeActions, key_event, screen_text
+from tests.tui.top_rig import DEADLINE_S, FakeActions, done_and_drawn, key_event, screen_text
 
 CALLS = 40
 DIDS = (estate.SOLAR_DID, estate.ROOFING_DID, estate.LEGAL_DID, estate.TRIAL_DID, estate.UNKNOWN_DID)
@@ -39,7 +39,7 @@ async def _random_calls(floor: LiveFloor) -> None:
 async def _rows(app: TopApp, pilot: Pilot[None], screen: str) -> list[list[str]]:
     """The rows of a screen, split into words."""
     app.floor_screen.on_key(key_event(screen, app))
-    await pilot.pause()
+    await done_and_drawn(pilot)
     return [line.split() for line in screen_text(app).splitlines()[3:-1] if line.strip()]
 
 

@@ -15,7 +15,7 @@ from capconduit_cli.tui.feed import FeedState
 from capconduit_cli.tui.recording import Recorder
 from capconduit_cli.tui.replay import ReplayFeed, replay_feed
 from tests.tui import fake_daemon as fake
-from tests.tui.top_rig import DEADLINE_S, FakeActions, StillClock, check_snapshot, screen_text
+from tests.tui.top_rig import DEADLINE_S, FakeActions, StillClock, check_snapshot, done_and_drawn, screen_text
 
 SECONDS = 900
 
@@ -61,6 +61,7 @@ def test_arrows_seek_and_zero_goes_to_the_beginning(recording: Path) -> None:
         for key, second in (("left", 590), ("shift+left", 530), ("right", 540), ("ctrl+right", 900), ("ctrl+left", 300),
                             ("0", 0)):  # fmt: skip
             await pilot.press(key)
+            await done_and_drawn(pilot)
             assert feed.position_ms == fake.T0_MS + second * 1_000
             wanted = f"of {second}"
             await until(app, pilot, lambda wanted=wanted: wanted in screen_text(app))
@@ -70,18 +71,16 @@ def test_arrows_seek_and_zero_goes_to_the_beginning(recording: Path) -> None:
 
 def test_plus_and_minus_change_the_speed_and_space_the_pause(recording: Path) -> None:
     async def play(app: TopApp, feed: ReplayFeed, pilot: Pilot[None]) -> None:
-        await pilot.press("plus", "plus")
-        assert feed.speed == 4.0
-        await pilot.press("minus")
-        assert feed.speed == 2.0
-        await pilot.press(*["minus"] * 9)
-        assert feed.speed == 0.25
-        assert "PAUSED 0.25×" in screen_text(app)
+        for keys, speed in ((["plus", "plus"], 4.0), (["minus"], 2.0), (["minus"] * 9, 0.25)):
+            await pilot.press(*keys)
+            await done_and_drawn(pilot)
+            assert feed.speed == speed
+        await until(app, pilot, lambda: "PAUSED 0.25×" in screen_text(app))
         await pilot.press("space")
-        assert not feed.paused
+        await until(app, pilot, lambda: not feed.paused)
         await until(app, pilot, lambda: "REPLAY 0.25×" in screen_text(app))
         await pilot.press("space")
-        assert feed.paused
+        await until(app, pilot, lambda: feed.paused)
 
     over(recording, play)
 
@@ -106,8 +105,9 @@ def test_it_says_where_it_is_and_times_are_those_of_the_recording(recording: Pat
 def test_nothing_can_be_changed(recording: Path, key: str) -> None:
     async def play(app: TopApp, feed: ReplayFeed, pilot: Pilot[None]) -> None:
         await pilot.press(key)
-        assert "nothing can be changed in a replay" in screen_text(app)
+        await until(app, pilot, lambda: "nothing can be changed in a replay" in screen_text(app))
         await pilot.press("y")
+        await done_and_drawn(pilot)
         assert app.actions is not None
         assert app.actions.asked == []  # type: ignore[attr-defined]
 

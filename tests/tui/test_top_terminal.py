@@ -18,7 +18,7 @@ from capconduit.units import format_micros
 from capconduit_cli.demo import estate
 from tests.tui.live_floor import LiveFloor, live_floor
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 POLL_S = 0.1
 CHECKOUT = Path(__file__).parents[2]
 

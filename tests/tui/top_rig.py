@@ -28,7 +28,8 @@ from tests.tui import fake_daemon as fake
 NOW_MS: Final = fake.T0_MS + 600_000  # ten minutes into the picture
 SIZES: Final = ((80, 24), (120, 40), (200, 60))
 SNAPSHOTS: Final = Path(__file__).parent / "snapshots"
-DEADLINE_S: Final = 20.0
+DEADLINE_S: Final = 60.0
+TURNS: Final = 200  # of the loop, until what a key began is done and drawn; it takes some ten
 HOSTILE: Final = "\x1b]0;owned\x07\x1b[31m[bold]x[/bold] \u202eevil"
 
 
@@ -359,7 +360,11 @@ class Stage:
         assert driver is not None
         for name in keys:
             driver.send_message(key_event(name, self.app))
-        await self.pilot.pause()
+        await self.pause()
+
+    async def pause(self) -> None:
+        """What is under way is done and drawn."""
+        await done_and_drawn(self.pilot)
 
     async def settle(self) -> None:
         """Paint what changed, until nothing does: what appears takes room, and then others are painted anew."""
@@ -367,7 +372,7 @@ class Stage:
         before = None
         async with asyncio.timeout(DEADLINE_S):
             while before != (before := self.text):
-                await self.pilot.pause()
+                await self.pause()
 
     async def until(self, good: Callable[[], bool]) -> None:
         """Wait for something a thread does."""
@@ -384,6 +389,18 @@ class Stage:
     def lines(self) -> list[str]:
         """The same by line."""
         return self.text.splitlines()
+
+
+async def done_and_drawn(pilot: Pilot[None]) -> None:
+    """What is under way is done and drawn.
+
+    A pause of Textual's ends as soon as this process got little of the processor, also where it wanted more.
+    """
+    await pilot.pause()
+    for _ in range(2):
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        pilot.app.screen._on_timer_update()
 
 
 def key_event(name: str, app: TopApp) -> events.Key:

@@ -50,7 +50,7 @@ def target_is_busy_and_the_next_answers(play: Play) -> None:
 @end(
     "The target rings until its ring time is over: CANCEL to it, 480 to the caller.",
     failed("NOANSWER", 19, 480),
-    ring_s=2,
+    ring_s=5,
 )
 def target_does_not_answer(play: Play) -> None:
     play.rings()

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from lab.root import SUITES
+from lab.wait import Watch
 from tests.asterisk.conftest import tree_of
 from tests.asterisk.ends.scenario import TOGETHER, WITHOUT_REFER, Disaster, End
 from tests.asterisk.ends.stage import Stage
@@ -24,9 +25,11 @@ class Theatre:
     def __init__(self, wanted: dict[int, list[End]]) -> None:
         self._wanted = wanted
         self._stack = ExitStack()
+        self.watch = Watch()
         self._stages: dict[tuple[int, str], Stage | str] = {}
 
     def __enter__(self) -> Theatre:
+        self._stack.enter_context(self.watch)
         return self
 
     def __exit__(self, *_: object) -> None:

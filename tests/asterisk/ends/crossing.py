@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capconduit.vocab import Strategy
+from lab.wait import wait_for
 from tests.asterisk.ends.scenario import CALLER, PHONE, TALK_MS, TARGET, Play, answered, cancelled, end
 
 
@@ -61,6 +62,7 @@ def two_targets_answer_at_once(play: Play) -> None:
         target.answers()
     play.caller.hears("200")
     play.caller.keeps(TALK_MS)
+    wait_for(lambda: any(target.is_over for target in play.targets), "end of the slower target's leg")
     (play.talker,) = (target for target in play.targets if not target.is_over)
     play.caller.hangs_up()
     for target in play.targets:

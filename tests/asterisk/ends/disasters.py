@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lab.wait import wait_for
 from tests.asterisk.ends.scenario import (
     CALLER,
     SYSTEM,
@@ -20,6 +21,12 @@ WHICH_FIRST = (
 )
 
 
+def _is_asking(play: Play) -> bool:
+    """Whether the caller's channel waits for the daemon: 100 Trying comes before the dialplan begins."""
+    rows = (line.split("!") for line in play.asterisk.cli("core show channels concise").splitlines())
+    return any(row[2:3] == [play.number] and row[5:6] == ["AGI"] for row in rows)
+
+
 @end(
     "CANCEL while the daemon, which was asked, is frozen: 487. It decides and settles when it goes on.",
     Cdr("", 19, 487, CALLER, "handler"),
@@ -29,6 +36,7 @@ def caller_cancels_while_the_daemon_is_frozen(play: Play) -> None:
     play.await_disaster()
     play.caller.calls(play.number)
     play.caller.hears("100")
+    wait_for(lambda: _is_asking(play), f"question of {play.number}")
     play.caller.keeps(300)
     play.caller.cancels()
     play.caller.hears("487")

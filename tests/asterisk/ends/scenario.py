@@ -154,7 +154,7 @@ class End:
     heard: int | tuple[int, ...] | None = None  # the caller's final code where the CDR may say another; 0: none
     note: str = ""
     funds: str = "5"
-    ring_s: int = 6
+    ring_s: int = 20
     ceiling_s: int = 3_600
     strategy: Strategy = Strategy.PRIORITY
     from_watched_trunk: bool = False

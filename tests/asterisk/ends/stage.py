@@ -15,7 +15,7 @@ from capconduit.domain.model import Cdr as CdrRow
 from capconduit.services import balances, calls, campaigns, caps, dids, sellers, targets
 from capconduit.units import parse_money
 from capconduit.vocab import CapMetric, CapScope, TargetKind
-from lab.floor import RATE, SECRET, TRUNK, Floor
+from lab.floor import PATIENT_DEADLINE_MS, PATIENT_GUARD_S, RATE, SECRET, TRUNK, Floor
 from lab.phone import Phone
 from lab.ports import LOOPBACK
 from lab.wait import LabError, wait_for
@@ -32,9 +32,9 @@ from tests.asterisk.ends.scenario import (
 
 AT_ONCE: Final = 12  # scenarios that last for seconds; those that last for a minute run beside them
 LONG_S: Final = 30
-RECOVERY_S: Final = 15.0
-# A machine that is busy with two Asterisks may take its time; how soon answers come is not the matter here.
-DEADLINE_MS, GUARD_S = 2_000, 3
+LATE_S: Final = 90  # how much longer than it lasts a scenario may take on a machine that is busy
+RECOVERY_S: Final = 45.0
+READY_S: Final = 60.0
 WATCHED_HOST: Final = "127.0.0.2"  # the carrier whose endpoint watches RTP
 ADDRESSES: Final = {
     CLOSED_PORT: f"sip:target@{LOOPBACK}:9",
@@ -83,7 +83,7 @@ class Run:
 
     def joined(self) -> None:
         """Wait for its end. Raises what the scenario raised."""
-        self.thread.join(self.end.lasts_s + 30)
+        self.thread.join(self.end.lasts_s + LATE_S)
         if self.thread.is_alive():
             raise LabError(f"{self.end.name} does not end\n{self.play.transcript()}")
         if self.error is not None:
@@ -94,7 +94,7 @@ class Stage:
     """`with Stage(tree, ends) as stage:` starts an Asterisk with an estate for these scenarios."""
 
     def __init__(self, tree: Path, ends: Iterable[End], *, without_refer: bool = False) -> None:
-        self.floor = Floor(tree, deadline_ms=DEADLINE_MS, guard_s=GUARD_S)
+        self.floor = Floor(tree, deadline_ms=PATIENT_DEADLINE_MS, guard_s=PATIENT_GUARD_S)
         self.runs: dict[str, Run] = {}
         self._struck, self._recovered = threading.Event(), threading.Event()
         self._struck_s = 0.0
@@ -184,10 +184,10 @@ class Stage:
         self._recover(disaster)
         self._recovered.set()
         for run in runs:
-            run.thread.join(run.end.lasts_s)
+            run.thread.join(run.end.lasts_s + LATE_S)
 
     def _wait_for(self, runs: Sequence[Run]) -> None:
-        wait_for(lambda: all(run.ready.is_set() or not run.thread.is_alive() for run in runs), "scenarios", 30)
+        wait_for(lambda: all(run.ready.is_set() or not run.thread.is_alive() for run in runs), "scenarios", READY_S)
 
     def _strike(self, disaster: Disaster) -> None:
         floor = self.floor
@@ -219,7 +219,7 @@ class Stage:
 
     def _await(self, run: Run, event: threading.Event) -> None:
         run.ready.set()
-        if not event.wait(60):
+        if not event.wait(READY_S + RECOVERY_S):
             raise LabError("nothing happened")
 
     def _play(self, run: Run) -> None:
@@ -236,7 +236,7 @@ class Stage:
     def ami(self, action: dict[str, str]) -> dict[str, str]:
         """One action of the operator, and its answer."""
         login = {"Action": "Login", "Username": "operator", "Secret": SECRET, "Events": "off"}
-        with socket.create_connection((LOOPBACK, self.floor.ports.ami), timeout=10) as connection:
+        with socket.create_connection((LOOPBACK, self.floor.ports.ami), timeout=RECOVERY_S) as connection:
             lines = connection.makefile("rw", encoding="utf-8", newline="")
             lines.readline()
             answer: dict[str, str] = {}
