@@ -43,6 +43,7 @@ EVENT_LAG_MS: Final = 5_000  # an event is not older than this, whatever the two
 # A caller's channel that is gone should be settled by its hangup handler; this long after, AMI's word is taken.
 HANDLER_GRACE_S: Final = 5.0
 FIRST_MOVE_S: Final = 1.0  # after the answer
+CLOCK_SET_S: Final = 1.0  # a wall clock that has moved so much against ours since was set
 _NEVER_MOVED: Final = (0.0, 0)
 
 
@@ -62,6 +63,7 @@ class _Watch:
     meter: AnsweredAnswer | None = None
     funded_from_s: float = 0.0  # where nobody saw the answer: since the Dial began
     limit: tuple[float, int] = _NEVER_MOVED  # what Asterisk's limit stands for: funded_from_s and funded seconds
+    limit_by_s: float = 0.0  # by how much the wall clock, which Asterisk holds it by, was ahead of ours then
     timer: asyncio.TimerHandle | None = None
     tending: bool = False
     gone: asyncio.TimerHandle | None = None
@@ -382,13 +384,17 @@ class Meter:
         return watch.answered_s + FIRST_MOVE_S - self._loop.time()
 
     async def _move_limit(self, watch: _Watch) -> None:
-        """Let Asterisk's own limit of the caller's channel be what is funded. Raises what AMI refuses."""
+        """Let Asterisk's own limit of the caller's channel be what is funded. Raises what AMI refuses.
+
+        Asterisk keeps it as an instant of the wall clock: one that was set back would let the call go on unpaid.
+        """
         if self._ami is None or watch.meter is None or not watch.channel or watch.leg.ended_ms is not None:
             return
         limit, left_s = (watch.funded_from_s, watch.meter.funded_s), self._left_s(watch)
-        if limit != watch.limit and left_s > 0:
+        ahead_s = self._now_ms() / MS_PER_SECOND - self._loop.time()
+        if (limit != watch.limit or abs(ahead_s - watch.limit_by_s) > CLOCK_SET_S) and left_s > 0:
             await self._ami.absolute_timeout(watch.channel, left_s)
-            watch.limit = limit
+            watch.limit, watch.limit_by_s = limit, ahead_s
             watch.seen_ms = max(watch.seen_ms, self._now_ms())
 
     def _left_s(self, watch: _Watch) -> float:
