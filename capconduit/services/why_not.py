@@ -12,6 +12,7 @@ from capconduit.domain.model import Campaign, Target
 from capconduit.domain.rating import minimum_micros
 from capconduit.domain.routing import Decision, first_dial, rest_reason
 from capconduit.domain.schedules import is_open, next_change_ms
+from capconduit.domain.stir import level_of
 from capconduit.domain.trace import Check
 from capconduit.domain.usage import Usage
 from capconduit.vocab import RejectCode, Strategy
@@ -48,7 +49,7 @@ _REJECTED: Final[Mapping[RejectCode, str]] = {
     RejectCode.CALLER_BLOCKED: "`capconduit block remove {pattern}`",
     RejectCode.DUPLICATE_CALLER: "wait, or `capconduit campaign set {campaign} --duplicate-window 0s`",
     RejectCode.CALLER_ANONYMOUS: "`capconduit campaign set {campaign} --anonymous allow`",
-    RejectCode.ATTESTATION_MISSING: "the carrier signs it, or `capconduit campaign set {campaign} --min-attestation C`",
+    RejectCode.ATTESTATION_MISSING: "the carrier signs it, or {unsigned}",
     RejectCode.ATTESTATION_INVALID: "ask the carrier why it does not verify",
     RejectCode.SELLER_SUSPENDED: "`capconduit seller resume {seller}`",
     RejectCode.BALANCE_EXHAUSTED: "`capconduit balance add {seller} AMOUNT --reason TEXT`",
@@ -68,7 +69,7 @@ def why_not(target: Target, decision: Decision, estate: Estate, usage: Usage, no
     reached = any(check.name in ("target", "strategy") for check in decision.checks)
     if campaign is None or (decision.reject is not None and not reached and decision.reject in _REJECTED):
         failed = next((check for check in reversed(decision.checks) if not check.ok), None)
-        return WhyNot(target.name, Outcome.REJECTED, None, failed, [_for_all(decision, failed, request_did)])
+        return WhyNot(target.name, Outcome.REJECTED, None, failed, [_for_all(decision, failed, request_did, estate)])
     offer = next((o for o in estate.offers(campaign).all if o.target.id == target.id), None)
     if offer is None:
         rules = [o.target.name for o in estate.offers(campaign).all]
@@ -83,7 +84,7 @@ def why_not(target: Target, decision: Decision, estate: Estate, usage: Usage, no
     return WhyNot(target.name, Outcome.SKIPPED, None, skipped, change)
 
 
-def _for_all(decision: Decision, failed: Check | None, request_did: str) -> str:
+def _for_all(decision: Decision, failed: Check | None, request_did: str, estate: Estate) -> str:
     detail = failed.detail if failed else {}
     code = decision.reject or RejectCode.DID_UNKNOWN
     return _REJECTED[code].format(
@@ -94,7 +95,20 @@ def _for_all(decision: Decision, failed: Check | None, request_did: str) -> str:
         cap=_cap_words(failed),
         metric=detail.get("metric", ""),
         limit=_limit_words(detail),
+        unsigned=_unsigned(decision, detail, estate) if code is RejectCode.ATTESTATION_MISSING else "",
     )
+
+
+def _unsigned(decision: Decision, detail: Mapping[str, object], estate: Estate) -> str:
+    """What lets the call in with the attestation that it has: its level is asked for, or none."""
+    campaign = decision.campaign
+    assert campaign is not None  # only what belongs to one is asked for an attestation
+    level = level_of(str(detail.get("attestation", "")), str(detail.get("verdict", "")))
+    if level:
+        return f"`capconduit campaign set {campaign.name} --min-attestation {level}`"
+    own = f"`capconduit campaign set {campaign.name} --min-attestation default`" if campaign.min_attestation else ""
+    everybodys = estate.settings(decision.tenant_id).min_attestation
+    return " and ".join(filter(None, [own, "`capconduit setting set min_attestation none`" if everybodys else ""]))
 
 
 def _cap_words(check: Check | None) -> str:
