@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from capconduit.clock import Clock
-from capconduit.errors import CapConduitError, Refused
+from capconduit.errors import CapConduitError, Refused, UsageError
 from capconduit.services.growth import FRESH_MS, Verified, running_daemons, verify_copy
 from capconduit.store import backups
 from capconduit.store.backups import Tell
@@ -15,7 +15,9 @@ from capconduit.units import format_instant
 
 
 def back_up(store: SqlStore, file: Path, tell: Tell, *, replace: bool = False) -> int:
-    """Write everything into `file`, while calls go on; its size in bytes. Raises Refused, DatabaseError."""
+    """Write everything into `file`, while calls go on; its size in bytes. Raises Refused, DatabaseError, UsageError."""
+    if file.is_dir():
+        raise UsageError("backup-is-directory", f"{file} is a directory", "name a file in it")
     return backups.back_up(store, file, tell, replace=replace)
 
 

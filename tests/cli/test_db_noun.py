@@ -235,6 +235,9 @@ def test_a_backup_in_the_way_and_a_file_that_is_none_are_refused(home: Path, tmp
     file.write_text("mine")
     taken = run("db", "backup", str(file), home=home)
     assert (taken.code, "[backup-exists]" in taken.err, file.read_text()) == (ExitCode.REFUSED, True, "mine")
+    for directory in (str(tmp_path), ".", "/"):
+        where = run("db", "backup", "--force", directory, home=home)
+        assert (where.code, "[backup-is-directory]" in where.err) == (ExitCode.USAGE, True)
     wrong = run("db", "restore", str(file), "--yes", home=home)
     assert (wrong.code, "[backup-unreadable]" in wrong.err) == (ExitCode.REFUSED, True)
     assert run("db", "restore", str(tmp_path / "nothing"), "--yes", home=home).code == ExitCode.USAGE
