@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Final
-from zoneinfo import available_timezones
 
 from capconduit.domain.model import Campaign, Did, Seller, Target, Trunk
 from capconduit.domain.numbers import to_e164
@@ -105,8 +103,7 @@ def make_report(office: Office, ask: Ask, tell: Tell = lambda _: None) -> Report
         trend_kind = _trend_kind(period)
         groups = [reads.groups(wanted, span) for span in spans]
         drawn = Wanted(by=("bucket_ms",), where=where, dials=bool(ask.filters.target))
-        is_quick = drawn.is_fine or period.until_ms - period.from_ms <= HOURS_OF_TREND
-        series = [reads.groups(drawn, span) if is_quick else [] for span in spans]
+        series = reads.course(drawn, spans)
         named = _Named(desk, ask.by)
         return Report(
             ask=ask,
@@ -182,22 +179,12 @@ def _trend_kind(period: Period) -> WindowKind:
 def _zone(desk: Desk, ask: Ask) -> str:
     """The time zone: the one given, else that of the seller who is asked about, else the tenant's."""
     if ask.zone:
-        return check_zone(ask.zone)
+        return check_timezone(ask.zone)
     seller = desk.tx.find(Seller, desk.tenant_id, name=ask.filters.seller) if ask.filters.seller else None
     if seller is None and ask.filters.campaign:
         campaign = desk.tx.find(Campaign, desk.tenant_id, name=ask.filters.campaign)
         seller = desk.tx.find(Seller, desk.tenant_id, id=campaign.seller_id) if campaign else None
     return seller.timezone if seller else desk.settings().timezone
-
-
-def check_zone(zone: str) -> str:
-    """`zone` where it is an IANA name. Raises UsageError with the nearest one."""
-    try:
-        return check_timezone(zone)
-    except UsageError as error:
-        near = get_close_matches(zone, sorted(available_timezones()), 1)
-        hint = f"did you mean {near[0]!r}?" if near else error.hint
-        raise UsageError(error.slug, error.message, hint) from None
 
 
 def _period(ask: Ask, now_ms: int, zone: str) -> Period:
@@ -297,6 +284,14 @@ class _Reads:
         return merged(
             self._parts(wanted, from_ms, until_ms) if wanted.is_fine else self._coarse(wanted, from_ms, until_ms)
         )
+
+    def course(self, wanted: Wanted, spans: Sequence[Period]) -> list[list[Group]]:
+        """What is drawn of each span: nothing where it would take long, or the records it needs are pruned."""
+        is_quick = wanted.is_fine or spans[0].until_ms - spans[0].from_ms <= HOURS_OF_TREND
+        with suppress(Refused):
+            if is_quick:
+                return [self.groups(wanted, span) for span in spans]
+        return [[] for _ in spans]
 
     def _coarse(self, wanted: Wanted, from_ms: int, until_ms: int) -> Iterator[Group]:
         """Whole days (UTC) by their sums, the rest by the records; where those are pruned, a day belongs to the span
