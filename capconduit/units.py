@@ -60,7 +60,7 @@ def parse_money(text: str, *, currency: str | None = None, signed: bool = False)
     if sign and not signed:
         raise UsageError("amount-invalid", f"{text!r} has a sign", "give the amount without a sign")
     if named and currency and named.upper() != currency.upper():
-        raise UsageError("currency-mismatch", f"{text!r} is not in {currency}", f"this account is kept in {currency}")
+        raise UsageError("currency-mismatch", f"{text!r} is not in {currency}", f"give it in {currency}")
     micros = int(whole) * MICROS_PER_UNIT + int((fraction or "").ljust(6, "0") or "0")
     return Micros(-micros if sign == "-" else micros)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Final
 from zoneinfo import available_timezones
 
@@ -31,11 +32,13 @@ class SellerView:
 
 
 def check_timezone(name: str) -> str:
-    """An IANA time zone name. Raises UsageError."""
+    """An IANA time zone name. Raises UsageError with the nearest one."""
     if not _ZONES:
         _ZONES.update(available_timezones() - _NO_ZONES)
     if name not in _ZONES:
-        raise UsageError("timezone-invalid", f"{name!r} is no time zone", "use an IANA name like America/New_York")
+        near = get_close_matches(name, sorted(_ZONES), 1)
+        hint = f"did you mean {near[0]!r}?" if near else "use an IANA name like America/New_York"
+        raise UsageError("timezone-invalid", f"{name!r} is no time zone", hint)
     return name
 
 

@@ -358,6 +358,7 @@ def test_what_is_there_already_or_not_at_all_is_refused(
         (("setting", "set", "funding_slice_s", "soon"), "setting-invalid", "soon"),
         (("setting", "set", "anonymous_callers", "maybe"), "setting-invalid", "reject"),
         (("setting", "set", "timezone", "Nowhere"), "timezone-invalid", "Nowhere"),
+        (("setting", "set", "timezone", "America/NewYork"), "timezone-invalid", "did you mean 'America/New_York'?"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_understood_is_refused_and_changes_nothing(
