@@ -48,7 +48,8 @@ def app(
         notice(NOTHING_CHANGED)
         return
     removed = found.count(Action.REMOVE)
-    confirm(f"Apply {len(found.changes)} changes{f', {removed} removals among them' if removed else ''}?", yes=yes)
+    many = f"{len(found.changes)} changes" if found.changes[1:] else "1 change"
+    confirm(f"Apply {many}{f', {removed} removals among them' if removed else ''}?", yes=yes)
     made.dry_run = False
     apply_estate(made, document, prune=prune, version=version, force=force)
-    notice(f"{len(found.changes)} changes applied")
+    notice(f"{many} applied")

@@ -69,6 +69,7 @@ def test_an_apply_does_what_the_plan_told_and_twice_nothing(estate: Path) -> Non
     planned = plan(estate, "--json").json
     applied = apply(estate, "--yes", "--json")
     assert (applied.code, applied.json) == (ExitCode.DONE, planned)
+    assert "1 change applied" in applied.err
     assert done("target", "show", "buyer1", "--json", home=estate).json["ring_ms"] == 25_000
     before = contents(estate)
     assert apply(estate, "--yes").code == ExitCode.DONE
