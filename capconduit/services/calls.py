@@ -197,8 +197,10 @@ def _ledger_of(desk: Desk, cdr: Cdr) -> Sequence[LedgerEntry]:
 
 def _call_id(desk: Desk, call: str) -> str:
     """The id of the call that `call` names. Raises Refused where it fits none, or several."""
-    if desk.tx.find(Call, desk.tenant_id, id=call) or desk.tx.find(Cdr, desk.tenant_id, call_id=call):
-        return call
+    call = call.strip()
+    known = call.upper()  # ids have capitals
+    if desk.tx.find(Call, desk.tenant_id, id=known) or desk.tx.find(Cdr, desk.tenant_id, call_id=known):
+        return known
     live = desk.tx.rows(Call, desk.tenant_id)
     older = [c for node in desk.tx.nodes() for c in desk.tx.rows(Cdr, desk.tenant_id, node=node.name, uniqueid=call)]
     ended = [] if older else desk.tx.rows(Cdr, desk.tenant_id, newest_first="arrived_ms", limit=RECENT_CALLS)

@@ -76,8 +76,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What is looked for: the text, its digits where it may be a number, and the number it is where it is one."""
+    """What is looked for: as it was written, without regard to capitals, its digits where it may be a number, and the
+    number it is where it is one."""
 
+    written: str
     text: str
     digits: str
     number: str
@@ -136,7 +138,7 @@ def _wanted(desk: Desk, text: str) -> _Wanted:
     plain = text.strip()
     digits = re.sub(r"[^0-9]", "", plain) if _AS_A_NUMBER.fullmatch(plain) else ""
     number = (to_e164(re.sub(r"[\s().\-/]", "", plain), desk.settings().default_region) or "") if digits else ""
-    return _Wanted(plain.casefold(), digits if len(digits) >= SHORTEST_NUMBER else "", number)
+    return _Wanted(plain, plain.casefold(), digits if len(digits) >= SHORTEST_NUMBER else "", number)
 
 
 def _dids(desk: Desk, wanted: _Wanted) -> Iterator[Hit]:
@@ -204,8 +206,8 @@ def _cdrs(desk: Desk, wanted: _Wanted) -> Iterator[Hit]:
     """Of the newest calls any part; of older ones the whole id, or Asterisk's."""
     recent = desk.tx.rows(Cdr, desk.tenant_id, newest_first="arrived_ms", limit=RECENT_CALLS)
     older = list(desk.tx.rows(Cdr, desk.tenant_id, call_id=wanted.text.upper()))
-    if _UNIQUEID.fullmatch(wanted.text):
-        older += desk.tx.rows(Cdr, desk.tenant_id, uniqueid=wanted.text, limit=PER_KIND)
+    if _UNIQUEID.fullmatch(wanted.written):
+        older += desk.tx.rows(Cdr, desk.tenant_id, uniqueid=wanted.written, limit=PER_KIND)
     for cdr in {each.call_id: each for each in [*recent, *older]}.values():
         numbers = (cdr.did, cdr.caller_e164 or cdr.caller)
         rank = _call_rank(wanted, (cdr.call_id, cdr.uniqueid), numbers)

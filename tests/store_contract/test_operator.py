@@ -8,10 +8,12 @@ import pytest
 
 from capconduit.domain.model import Cdr, Event, LedgerEntry, LedgerKey, TargetState
 from capconduit.errors import Refused
-from capconduit.services import balances, blocks, campaigns, caps, rates, schedules, targets
+from capconduit.services import balances, blocks, calls, campaigns, caps, rates, schedules, targets
 from capconduit.services.blocks import Entry, Where
+from capconduit.services.find import find
 from capconduit.vocab import CapScope, EventKind, LedgerKind, RejectCode
-from tests.unit.estate_builder import EstateBuilder, Till, answer_of, route_of, settle_of, small_estate
+from tests.store_contract.settled import Calls, put
+from tests.unit.estate_builder import T0, EstateBuilder, Till, answer_of, route_of, settle_of, small_estate
 
 Shop = Callable[[EstateBuilder], Till]
 
@@ -92,3 +94,16 @@ def test_a_new_target_with_prices_of_its_own_is_dialled(open_shop: Shop) -> None
     targets.remove_rule(office, campaign, "fresh")
     targets.remove_target(office, "fresh")
     till.verify()
+
+
+def test_a_call_older_than_the_newest_is_found_however_its_id_is_written(shop: Till) -> None:
+    made = Calls(21)
+    old, _ = made.call(T0 - 86_400_000, uniqueid="PBX1-1795262400.5")
+    made.many(calls.RECENT_CALLS, T0, T0 + 60_000)
+    put(shop.store, made.made)
+    office = shop.office()
+    for text in (old.call_id.lower(), f" {old.call_id} ", old.uniqueid):
+        told = calls.tell(office, text).cdr
+        assert told is not None
+        assert told.call_id == old.call_id
+        assert [hit.name for hit in find(office, text).hits] == [old.call_id]
