@@ -223,7 +223,7 @@ def _scopes_of(user: User, wanted: Sequence[TokenScope]) -> Sequence[TokenScope]
         if scope not in _allowed(user):
             raise Refused(
                 "scope-refused",
-                f"user {user.name!r} is of role {user.role} and cannot have the scope {scope!r}",
+                f"user {user.name!r} is of role {user.role} and cannot have the scope {scope.value!r}",
                 f"choose among {', '.join(_allowed(user))}",
             )
     return tuple(scope for scope in TokenScope if scope in wanted)

@@ -115,6 +115,7 @@ def test_what_is_wrong_is_refused_and_changes_nothing(
     assert (result.code, result.out) == (code, "")
     assert f"[{slug}]" in result.err
     assert "hint: " in result.err
+    assert "<" not in result.err, "a word of Python's"
     assert contents(estate) == before
 
 
