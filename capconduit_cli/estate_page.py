@@ -44,8 +44,9 @@ The list is all the caps that the thing has; an empty one takes them away, none 
 RENAMING = """\
 `renamed_from = "OLD"` in a table says that the thing was called OLD: it keeps its id, its counters, its money and its
 live calls, and whatever refers to it follows. Where the new name is there already, it was done, so the line may stay.
-Rates, schedules, trunks, sellers, targets and campaigns can be renamed. a may become b in the same file in which b
-becomes c; two names cannot be exchanged in one step. Whatever the file says elsewhere uses the new name."""
+Rates, schedules, trunks, sellers, providers, agents, targets and campaigns can be renamed. a may become b in the same
+file in which b becomes c; two names cannot be exchanged in one step. Whatever the file says elsewhere uses the new
+name."""
 
 CONFLICTS = """\
 An export notes when it was written (`exported`) and the last change that is in it (`changed`). Where a thing that the
