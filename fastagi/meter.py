@@ -263,7 +263,7 @@ class Meter:
             return
         talk_ms = None
         if watch.answered_s is not None:
-            talk_ms = round((self._loop.time() - self._lag_s(at_ms) - watch.answered_s) * MS_PER_SECOND)
+            talk_ms = max(round((self._loop.time() - self._lag_s(at_ms) - watch.answered_s) * MS_PER_SECOND), 0)
         watch.leg = replace(watch.leg, ended_ms=at_ms, clock_talk_ms=talk_ms)
         if watch.ended is not None:
             watch.ended.set()

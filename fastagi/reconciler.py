@@ -313,10 +313,17 @@ class Reconciler:
         ]
 
     async def _settle_dead(self) -> None:
-        """Calls that died with an Asterisk that is gone, at their last known life."""
+        """Calls that died with an Asterisk that is gone, at their last known life.
+
+        Where the clock was set back since the new one began, its own calls seem older than it: what it lists, lives.
+        """
         if self._began_ms is None:
             return
+        assert self._ami is not None
         dead = of_dead_asterisk(await self._calls(self._node), self._began_ms)
+        if dead:
+            living = _listing(await self._ami.core_show_channels()).uniqueids
+            dead = [call for call in dead if call.uniqueid not in living]
         await self._settle_all(dead, "asterisk-restart")
         self._began_ms = None
 

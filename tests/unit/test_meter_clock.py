@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from capconduit.vocab import DialStatus
-from fastagi.ami_events import ChannelList
+from fastagi.ami_events import ChannelList, LegLeftBridge
 from fastagi.ami_link import AmiLink
 from fastagi.asking import Asker
 from fastagi.meter import Meter
@@ -44,6 +44,23 @@ def test_a_clock_that_is_set_moves_the_limit_back_to_what_is_funded(set_by_ms: i
             await until(lambda: len(ami.limits) > 1)
             assert ami.limits[1] == pytest.approx(FUNDED_S, abs=20)
             assert ami.limits[1] < ami.limits[0]
+        finally:
+            await meter.close()
+
+    asyncio.run(test())
+
+
+def test_a_clock_that_is_set_forward_at_the_end_makes_no_talk_negative() -> None:
+    async def test() -> None:
+        now_ms = int(NOW_MS)
+        meter = Meter(cast(Asker, FakeAsker()), None, "node", lambda: now_ms)
+        meter.expect("u-1", CALLER)
+        try:
+            meter.on_event(began(LEG, *LEGS[LEG]))
+            meter.on_event(ended(LEG, LEGS[LEG][0], DialStatus.ANSWER))
+            now_ms += HOUR_MS
+            meter.on_event(LegLeftBridge(LEG, "u-1", LEGS[LEG][0], "bridge-1", NOW_MS + 900))
+            assert meter.times("u-1").clock_talk_ms == 0
         finally:
             await meter.close()
 
