@@ -14,8 +14,9 @@ from capconduit.units import format_instant
 CONTEXT: Final = ("call", "uniqueid", "did")
 NUMBERS: Final = ("did", "caller")  # of those, and of `fields`, the ones that are telephone numbers
 DIGITS_SHOWN: Final = 2
-# In free text: a plus and digits, or as many digits as a national number has and an instant in milliseconds has not.
-_NUMBER: Final = re.compile(r"(?<![\w.:/-])(?:\+\d{7,15}|\d{7,11})(?![\w.:])")
+# In free text: a plus and digits, wherever they stand (`sip:+…@`, `PJSIP/+…-0000001a`, at the end of a sentence); or as
+# many digits as a national number has and an instant in milliseconds has not.
+_NUMBER: Final = re.compile(r"\+\d{7,15}(?!\d)|(?<![\w.:/-])\d{7,11}(?![\w.:])")
 
 
 def masked(number: str) -> str:

@@ -68,6 +68,22 @@ def test_masking_leaves_the_last_digits_of_numbers_and_nothing_else_masked() -> 
     assert (told["uniqueid"], told["talk_ms"]) == (CALL["uniqueid"], 61_000_000)
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("channel PJSIP/+12125550147-0000001a", "channel PJSIP/**********47-0000001a"),
+        ("no channel to sip:+12125550147@192.0.2.1:5060", "no channel to sip:**********47@192.0.2.1:5060"),
+        ("nobody knows +12125550147.", "nobody knows **********47."),
+        ("+12125550147: refused", "**********47: refused"),
+        ("demo-1795322939.113 at 12:00:00+0000", "demo-1795322939.113 at 12:00:00+0000"),
+    ],
+)
+def test_a_number_with_a_plus_is_masked_wherever_it_stands(said: str, told: str) -> None:
+    line = record(said)
+    assert Masking().filter(line)
+    assert line.getMessage() == told
+
+
 def test_a_complaint_that_comes_again_and_again_is_withheld_and_counted() -> None:
     now = [0.0]
     repeats = Repeats(lambda: now[0])
