@@ -6,12 +6,13 @@ they are those of the records at any moment (capconduit.store.rollups says why).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from capconduit.domain.model import Campaign, Did, Seller, Target, Trunk
+from capconduit.domain.model import Audit, Campaign, Did, Seller, Target, Trunk
 from capconduit.domain.numbers import to_e164
 from capconduit.domain.periods import Period, before, parse_period, parse_span, steps
 from capconduit.domain.rollups import DAY_MS, QUARTER_MS, Sums
@@ -222,7 +223,8 @@ def _id_of(desk: Desk, kind: type[Any], name: str) -> str:
     if found is not None:
         return str(found.id)
     noun = kind.__name__.lower()
-    gone = [id_ for (of, id_), known in desk.tx.rollups().names(desk.tenant_id).items() if (of, known) == (noun, name)]
+    known = desk.tx.rollups().names(desk.tenant_id) | _removed(desk, noun)
+    gone = [id_ for (of, id_), called in known.items() if (of, called) == (noun, name)]
     return gone[0] if gone else str(desk.named(kind, name).id)  # which raises, with what is near
 
 
@@ -236,11 +238,19 @@ def _known(desk: Desk, kind: type[Any], noun: str, name: str) -> None:
             raise
 
 
+def _removed(desk: Desk, noun: str) -> dict[tuple[str, str], str]:
+    """How things that are gone were called, by (noun, id): sums know it only when their calls are summed."""
+    entries = desk.tx.rows(Audit, desk.tenant_id, action=f"{noun}.remove")
+    return {(noun, str(json.loads(entry.before)["id"])): entry.subject for entry in entries}
+
+
 class _Named:
     """Ids of sums as the names that people know; those that are gone as they were called then."""
 
     def __init__(self, desk: Desk, by: ReportBy) -> None:
+        self._desk = desk
         self._by = by
+        self._looked: set[str] = set()  # nouns whose removals were looked through
         self._names: dict[tuple[str, str], str] = {}
         if {"seller_id", "campaign_id", "target_id"} & {*_COLUMNS[by]}:
             self._names = dict(desk.tx.rollups().names(desk.tenant_id))
@@ -252,10 +262,16 @@ class _Named:
         """The key in names. The first is what the report is by."""
         columns = _COLUMNS[self._by]
         named = [
-            self._names.get((column.removesuffix("_id"), str(value)), str(value)) if column.endswith("_id") else value
+            self._name(column.removesuffix("_id"), str(value)) if column.endswith("_id") else value
             for column, value in zip(columns, old, strict=True)
         ]
         return tuple(reversed(named))
+
+    def _name(self, noun: str, row_id: str) -> str:
+        if row_id and (noun, row_id) not in self._names and noun not in self._looked:
+            self._looked.add(noun)
+            self._names = _removed(self._desk, noun) | self._names
+        return self._names.get((noun, row_id), row_id)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from capconduit_cli.reporting.markdown import markdown
 from capconduit_cli.reporting.page import page
 from capconduit_cli.reporting.sheet import MEASURE_COLUMNS, Point, Sheet
 from capconduit_cli.reporting.text import Paper, bar, condensed, lines_of, plain, sparkline
-from tests.cli.estate import change, database, done, walk
+from tests.cli.estate import change, database, done, engine, walk
 from tests.cli.runner import Result, run
 from tests.cli.terminal import terminal
 from tests.store_contract.settled import Calls, put
@@ -174,6 +174,24 @@ def test_a_comparison_has_the_period_before_and_the_change(home_of: Path) -> Non
     assert [row["calls_before"] for row in rows] == [row["calls"] for row in day_before]
     now, then = rows[0]["asr"], day_before[0]["asr"]
     assert rows[0]["asr_change"] == pytest.approx(now - then, abs=0.011)
+
+
+def test_what_was_removed_before_its_calls_are_summed_goes_by_its_name(home: Path) -> None:
+    walk(home)
+    with engine(home) as calls:
+        calls.arrive("u1")
+        calls.answer("u1")
+        calls.end("u1", answered_for_ms=30_000)
+    for line in (
+        "did release +18005550100", "rule remove solar buyer1 --yes", "target remove buyer1 --yes",
+        "campaign remove solar --yes",
+    ):  # fmt: skip
+        done(*line.split(), home=home)
+    span = ("--from", "2026-11-21", "--to", "2026-11-22", "--json")
+    assert [row["campaign"] for row in told(home, "campaigns", *span).json] == ["solar"]
+    assert [row["target"] for row in told(home, "targets", *span).json] == ["buyer1"]
+    assert told(home, "summary", *span, "--campaign", "solar").json[0]["calls"] == 1
+    assert told(home, "summary", *span, "--target", "buyer1").json[0]["calls"] == 1
 
 
 # Words and exit codes
