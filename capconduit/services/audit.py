@@ -53,6 +53,8 @@ _KINDS: Final[Mapping[str, type[Entity]]] = {
     "rate": Rate, "schedule": Schedule, "trunk": Trunk, "seller": Seller, "target": Target, "campaign": Campaign,
     "rule": Rule, "did": Did, "block": Block, "provider": Provider, "agent": Agent,
 }  # fmt: skip
+_BY_HAND: Final = "change it back by its own command"
+_IMPORTED: Final = "each thing has an entry of its own: `capconduit audit list --action {noun}.add`, or {noun}.set"
 _INSTEAD: Final = {
     "balance": "money is corrected, not undone: `capconduit balance correct`",
     "estate": "apply the file of before: `capconduit apply -f FILE`",
@@ -107,7 +109,7 @@ def undo(office: Office, entry_id: str) -> Audit:
         elif noun in _KINDS and verb in ("add", "set", "remove") and (entry.before or entry.after):
             _undo_row(desk, _KINDS[noun], noun, entry)
         else:
-            hint = _INSTEAD.get(noun, "change it back by its own command")
+            hint = _IMPORTED.format(noun=noun) if verb == "import" else _INSTEAD.get(noun, _BY_HAND)
             raise Refused("audit-not-undoable", f"{entry.action} of {entry.subject!r} cannot be undone", hint)
         desk.changed(UNDONE, entry.id, None, {"action": entry.action, "subject": entry.subject}, estate=False)
         return entry
@@ -116,7 +118,7 @@ def undo(office: Office, entry_id: str) -> Audit:
 
 
 def _entry(desk: Desk, entry_id: str) -> Audit:
-    found = desk.tx.find(Audit, desk.tenant_id, id=entry_id)
+    found = desk.tx.find(Audit, desk.tenant_id, id=entry_id.strip().upper())
     if found is None:
         raise NotFound("audit", entry_id)
     return found

@@ -265,6 +265,14 @@ def test_money_is_not_undone(office: Office) -> None:
     assert "balance correct" in refused.value.hint
 
 
+def test_of_a_list_each_thing_is_undone_by_its_own_entry(office: Office) -> None:
+    dids.add_did_range(office, "+18005550190", count=2)
+    with pytest.raises(Refused) as refused:
+        audit.undo(office, last(office, "did.import"))
+    assert "`capconduit audit list --action did.add`" in refused.value.hint
+    audit.undo(office, last(office, "did.add").lower())
+
+
 def test_an_unknown_entry_is_named(office: Office) -> None:
     with pytest.raises(NotFound, match="nothing"):
         audit.undo(office, "nothing")
