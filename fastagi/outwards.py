@@ -337,14 +337,19 @@ class Outwards:
     # --- a lane -------------------------------------------------------------------------------------------------------
 
     async def _carry(self, work: Work) -> None:
-        """Send what waits in a lane, one after the other, until something fails."""
+        """Send what waits in a lane, one after the other, until something fails or the receiver wants no more.
+
+        Each goes to where the receiver is by now.
+        """
         receiver, done = work.receiver, Done(work.lane)
         patience = self._patience or receiver.patience
         try:
             for parcel in work.parcels:
                 await self._keep_pace()
-                if self._stopping.is_set():
+                now = self._receivers.get(receiver.id)
+                if self._stopping.is_set() or now is None or not now.active:
                     break
+                receiver = now
                 outcome = await self._send(receiver, parcel)
                 now_ms = self._clock.now_ms()
                 self._note(receiver, work.lane.lane, outcome, now_ms)

@@ -1,18 +1,22 @@
-"""Receivers do not wait for each other: a command that hangs leaves room for another one."""
+"""Receivers are apart: a command that hangs leaves room for another one, and who is paused gets no more at once."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from capconduit.services.webhooks import add_webhook, deliveries
+from capconduit.services.webhooks import add_webhook, deliveries, remove_webhook, set_webhook
 from capconduit.store.open import open_store
-from capconduit.vocab import DeliveryState, EventKind
-from tests.outward.receiver import Deadline
+from capconduit.vocab import DeliveryState, EventKind, ReceiverStatus
+from fastagi import outwards
+from tests.outward.receiver import Deadline, Got, LoopbackReceiver
 from tests.outward.rig import OutwardRig, working
 
 CALLS = 12
+EVENTS = 8
 
 
 @pytest.fixture
@@ -31,3 +35,35 @@ def test_a_command_that_hangs_does_not_hold_up_another_one(rig: OutwardRig) -> N
         rig.happen(EventKind.CALL_ENDED, "another")
         Deadline().until(lambda: deliveries(rig.office, "good", state=DeliveryState.DELIVERED))
         assert worker.counters.failed == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rig: set_webhook(rig.office, "hook", status=ReceiverStatus.PAUSED),
+        lambda rig: remove_webhook(rig.office, "hook"),
+    ],
+    ids=["paused", "removed"],
+)
+def test_who_is_paused_or_removed_is_sent_nothing_more_of_what_was_in_hand(
+    rig: OutwardRig, monkeypatch: pytest.MonkeyPatch, change: Callable[[OutwardRig], object]
+) -> None:
+    monkeypatch.setattr(outwards, "RECEIVERS_FRESH_MS", 0)
+    go_on = threading.Event()
+
+    def behave(_: Got) -> str:
+        assert go_on.wait(60)
+        return "ok"
+
+    with LoopbackReceiver(behave) as receiver:
+        rig.hook(receiver.url)
+        for _ in range(EVENTS):
+            rig.happen(EventKind.HOLD_EXTENDED, "call")
+        worker = rig.worker(timeout_ms=60_000)
+        with working(worker):
+            Deadline().until(lambda: worker.status()["in_hand"] == 1)
+            change(rig)
+            Deadline().until(lambda: not any(known.active for known in worker._receivers.values()))
+            go_on.set()
+            Deadline().until(lambda: worker.status()["in_hand"] == 0)
+        assert len(receiver.got) == 1
