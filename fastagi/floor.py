@@ -70,6 +70,7 @@ class Watched:
         self._ring: deque[tuple[int, bytes]] = deque(maxlen=RING)
         self._floor_seq = hub.seq  # messages up to this one were never in the ring
         self._viewers: set[Watcher] = set()
+        self._over = False
         self.ready = asyncio.Event()
         self.trouble: DatabaseError | None = None  # why there is no first picture yet
         self._until_s = hub.now_s() + FIRST_S  # it is kept until then, and as long as somebody looks
@@ -85,8 +86,10 @@ class Watched:
         return len(self._viewers)
 
     def join(self, viewer: Watcher) -> None:
-        """Tell a viewer of everything from now on."""
+        """Tell a viewer of everything from now on; one who comes too late is sent away, and comes again."""
         self._viewers.add(viewer)
+        if self._over:
+            viewer.end()
 
     def leave(self, viewer: Watcher) -> None:
         """Harmless twice."""
@@ -152,6 +155,7 @@ class Watched:
 
     def close(self) -> None:
         """A reading that is under way comes to nothing; who still looks comes again."""
+        self._over = True
         if self._reading is not None:
             self._reading.cancel()
         for viewer in tuple(self._viewers):

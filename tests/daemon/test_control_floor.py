@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,10 @@ from capconduit.services.office import Desk, Office
 from capconduit.services.setup import prepare_database
 from capconduit.services.stores import open_store
 from capconduit.vocab import TargetKind, TrunkKind
+from fastagi import floor as live_floor
+from fastagi.floor_pulse import Pulse
+from tests.daemon.rig import until
+from tests.daemon.test_control_hub import told
 from tests.daemon.viewer import KEYS, PLURAL
 from tests.unit.estate_builder import FakeClock, answer_of, route_of
 
@@ -153,3 +158,33 @@ def test_a_second_price_burns_from_its_second_on(office: Office, clock: FakeCloc
         follower.floor.tick(clock.now_ms())
         follower.take()
         assert follower.seen["balance"]["acme"]["burn_per_minute"] == burns
+
+
+def test_who_joins_a_picture_that_has_just_ended_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST_S", "FLUSH_S", "GLANCE_S", "LINGER_S"):
+        monkeypatch.setattr(live_floor, name, 0.05)
+
+    class Looking:
+        ended = False
+
+        def push(self, message: bytes) -> None:
+            raise AssertionError(message)
+
+        def end(self) -> None:
+            self.ended = True
+
+    async def test() -> None:
+        store, clock = open_store(f"sqlite:///{tmp_path}/f.sqlite", create=True), FakeClock()
+        prepare_database(store, clock)
+        hub = live_floor.FloorHub(Engine(store, clock), store, clock, "node", "B", Pulse(), told)
+        try:
+            watched = await hub.look("default")
+            await until(lambda: not hub._watched)
+            viewer = Looking()
+            watched.join(viewer)
+            assert viewer.ended
+        finally:
+            await hub.close()
+            store.close()
+
+    asyncio.run(test())
