@@ -343,9 +343,9 @@ class PostgresStore(SqlStore):
                 committing = True
                 connection.execute("COMMIT")
         except BaseException as error:
-            lost = connection.closed
+            refused = connection.info.transaction_status is TransactionStatus.INERROR
             self._roll_back(connection)
-            if isinstance(error, DatabaseError) and lost and not committing:
+            if isinstance(error, DatabaseError) and connection.closed and not (committing or refused):
                 raise RetryTransaction(error.message) from error
             raise
 

@@ -24,6 +24,7 @@ from capconduit.store.open import open_store
 from capconduit.store.postgres import ESTATE_LOCK, PostgresStore
 from capconduit.store.sqlite import SqliteStore
 from capconduit.store.sqlstore import RETRIES, RetryTransaction, SqlStore, SqlTransaction
+from capconduit.store.store import Transaction
 from tests.store_contract.conftest import Opener, PostgresServer
 from tests.store_contract.test_books_written import dump
 from tests.unit.estate_builder import T0, TENANT, Till, route_of, settle_of, small_estate
@@ -426,3 +427,22 @@ def test_a_refused_statement_spoils_none_that_was_sent_behind_it(
     assert till.ask(settle_of("u3")).first
     assert till.ask(settle_of("u4")).first
     till.verify()
+
+
+@pytest.mark.postgres
+def test_a_connection_that_is_ended_before_the_commit_is_worth_another_try(
+    opened: Opener, postgres_server: PostgresServer, postgres_database: str, postgres_url: str
+) -> None:
+    till = Till(opened(postgres_url), small_estate())
+    till.dial(route_of())
+    tries: list[int] = []
+
+    def work(tx: Transaction) -> int:
+        tries.append(tx.estate_version())
+        if len(tries) == 1:
+            postgres_server.terminate(postgres_database)
+        return tx.estate_version()
+
+    assert till.store.run(work, hurry=True) == tries[0]
+    assert len(tries) == 2
+    assert till.ask(settle_of()).first
