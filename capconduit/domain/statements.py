@@ -49,7 +49,8 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class CallLine:
-    """The calls of one group. `amount_micros` is what they cost: positive."""
+    """The calls of one group. `amount_micros` is what they cost: positive. `known` False: records of some were pruned,
+    so how long they were, and what was written off, nobody knows."""
 
     group: str
     calls: int
@@ -57,6 +58,7 @@ class CallLine:
     talk_ms: int
     amount_micros: int
     written_off_micros: int
+    known: bool = True
 
     @property
     def billed_minutes(self) -> str:
@@ -111,7 +113,9 @@ def make_statement(
     groups: dict[str, list[CallLine]] = {}
     for each in calls:
         name = _group(each, by)
-        line = CallLine(name, each.calls, each.billed_s, each.talk_ms, each.ledger_micros, each.written_off_micros)
+        line = CallLine(
+            name, each.calls, each.billed_s, each.talk_ms, each.ledger_micros, each.written_off_micros, each.known
+        )
         groups.setdefault(name, []).append(line)
     lines = [_summed(name, found) for name, found in sorted(groups.items(), key=lambda item: (not item[0], item[0]))]
     opening = parts.before_micros
@@ -161,6 +165,7 @@ def _summed(group: str, lines: Sequence[CallLine]) -> CallLine:
         sum(line.talk_ms for line in lines),
         sum(line.amount_micros for line in lines),
         sum(line.written_off_micros for line in lines),
+        all(line.known for line in lines),
     )
 
 

@@ -123,7 +123,7 @@ def head(made: MonthStatement) -> Row:
         "fees": statement.sum_of(LedgerKind.FEE),
         "corrections": statement.sum_of(LedgerKind.CORRECTION),
         "closing": statement.closing_micros,
-        "written_off": statement.total_calls.written_off_micros,
+        "written_off": statement.total_calls.written_off_micros if statement.total_calls.known else None,
     }
 
 
@@ -133,11 +133,11 @@ def call_rows(made: MonthStatement) -> Iterator[Row]:
         yield {
             "group": group_name(line, made.by),
             "calls": line.calls,
-            "billed_seconds": line.billed_s,
-            "billed_minutes": line.billed_minutes,
-            "talk_ms": line.talk_ms,
+            "billed_seconds": line.billed_s if line.known else None,
+            "billed_minutes": line.billed_minutes if line.known else None,
+            "talk_ms": line.talk_ms if line.known else None,
             "amount": -line.amount_micros,
-            "written_off": line.written_off_micros,
+            "written_off": line.written_off_micros if line.known else None,
             "currency": made.seller.currency,
         }
 

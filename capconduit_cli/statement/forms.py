@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from capconduit.units import format_micros
 from capconduit.vocab import LedgerKind
-from capconduit_cli.output import json_object
+from capconduit_cli.output import NO_VALUE, json_object
 from capconduit_cli.statement import content
 from capconduit_cli.text import cells, printable
 
@@ -92,7 +92,11 @@ def _text_calls(made: MonthStatement) -> Iterator[str]:
 
 
 def _counts(line: CallLine) -> str:
-    return f"{line.calls:>8}  {line.billed_minutes:>12}  {money(-line.amount_micros):>16}"
+    return f"{line.calls:>8}  {_minutes(line):>12}  {money(-line.amount_micros):>16}"
+
+
+def _minutes(line: CallLine) -> str:
+    return line.billed_minutes if line.known else NO_VALUE
 
 
 def _summed(what: str, micros: int) -> str:
@@ -164,7 +168,7 @@ def _moved(made: MonthStatement, kind: LedgerKind) -> bool:
 
 def _page_calls(made: MonthStatement) -> str:
     def cells_of(name: str, line: CallLine) -> list[str]:
-        return [name, str(line.calls), line.billed_minutes, money(-line.amount_micros)]
+        return [name, str(line.calls), _minutes(line), money(-line.amount_micros)]
 
     rows = [cells_of(content.group_name(line, made.by), line) for line in made.statement.calls]
     headings = [made.by.capitalize(), "Calls", "Minutes", "Amount"]

@@ -53,6 +53,23 @@ def test_as_csv_the_balance_runs_from_the_opening_to_the_closing_one(estate: Pat
     assert rows[1] | {"calls": "2", "billed_minutes": "3.00", "text": "solar"} == rows[1]
 
 
+def test_how_long_calls_were_whose_records_are_pruned_is_not_told(estate: Path) -> None:
+    change(estate, "DELETE FROM cdr WHERE uniqueid = 'u1'")
+    made = done(*THIS, "--json", home=estate).json
+    known, pruned = made["call_groups"]
+    assert (known["group"], known["billed_minutes"], known["written_off"]) == ("solar", "1.00", "0.000000")
+    assert (pruned["calls"], pruned["amount"]) == (1, "-0.400000")
+    assert [pruned[key] for key in ("billed_seconds", "billed_minutes", "talk_ms", "written_off")] == [None] * 4
+    assert made["written_off"] is None
+    rows = list(csv.DictReader(io.StringIO(done(*THIS, "-o", "csv", home=estate).out)))
+    assert (rows[2]["billed_minutes"], rows[2]["talk_ms"]) == ("", "")
+    lines = [line.split() for line in done(*THIS, home=estate).out.splitlines()]
+    assert [line[-2] for line in lines if line[:1] in (["calls"], ["all"]) and line[-1].startswith("-")] == ["-", "-"]
+    assert (
+        ">0.00<" not in done(*THIS, "-o", "html", home=estate).out.partition("<h2>Calls</h2>")[2].partition("<h2>")[0]
+    )
+
+
 def test_as_json_it_is_one_object(estate: Path) -> None:
     made = done(*THIS, "--by", "rate", "--json", home=estate).json
     assert {k: made[k] for k in ("opening", "calls", "adjustments", "fees", "corrections", "closing", "final")} == {
