@@ -135,11 +135,11 @@ def _undo_row(desk: Desk, kind: type[Entity], noun: str, entry: Audit) -> None:
     if before is None:
         _remove(desk, noun, after)
     elif after is None:
-        _in_words(entry, lambda: _bring_back(desk, noun, before))
+        _in_words(entry, lambda: _bring_back(desk, noun, before, entry.subject))
     else:
         current, zones = desk.tx.find(kind, desk.tenant_id, id=after.id), cap_zones(desk)
         assert current is not None  # looked at above
-        _in_words(entry, lambda: desk.change(noun, current, replace(before, updated_ms=desk.now_ms)))
+        _in_words(entry, lambda: _change_back(desk, noun, current, before, entry.subject))
         carry_over(desk, zones)  # a DID may be another seller's again, with another time zone
 
 
@@ -198,12 +198,22 @@ _REMOVERS: Final[Mapping[str, Callable[[Office, str], None]]] = {
 }
 
 
-def _bring_back(desk: Desk, noun: str, row: Any) -> None:
+def _change_back(desk: Desk, noun: str, current: Any, before: Any, subject: str) -> None:
+    """A row is as it was; `subject` is what the audit calls one that has no name of its own."""
+    before = replace(before, updated_ms=desk.now_ms)
+    if isinstance(before, (Rule, Block)):
+        desk.tx.update(before)
+        desk.changed(f"{noun}.set", subject, current, before)
+    else:
+        desk.change(noun, current, before)
+
+
+def _bring_back(desk: Desk, noun: str, row: Any, subject: str) -> None:
     """What was removed comes back under its own id, with what belongs to it; its caps and blocks do not."""
     row = replace(row, updated_ms=desk.now_ms)
     if isinstance(row, (Rule, Block)):
         desk.tx.insert(row)
-        desk.changed(f"{noun}.add", getattr(row, "pattern", "") or row.id, None, row)
+        desk.changed(f"{noun}.add", subject, None, row)
     else:
         desk.add(noun, row)
     match row:

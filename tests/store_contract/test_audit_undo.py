@@ -256,6 +256,27 @@ def test_a_block_that_was_made_anew_after_its_end_goes(office: Office) -> None:
     assert not blocks.list_blocks(office, blocks.Where())
 
 
+def test_rules_and_blocks_are_called_in_the_audit_what_they_were_called(office: Office) -> None:
+    targets.add_rule(office, "solar", "spare")
+    blocks.add_block(office, "+1212555*", blocks.Where())
+    later(office)
+    targets.set_rule(office, "solar", "spare", weight=7)
+    blocks.set_block(office, "+1212555*", blocks.Where(), reason="other")
+    audit.undo(office, last(office, "rule.set"))
+    audit.undo(office, last(office, "block.set"))
+    later(office)
+    targets.remove_rule(office, "solar", "spare")
+    blocks.remove_block(office, "+1212555*", blocks.Where())
+    audit.undo(office, last(office, "rule.remove"))
+    audit.undo(office, last(office, "block.remove"))
+    told = {(e.action, e.subject) for e in audit.list_audit(office) if e.action.startswith(("rule.", "block."))}
+    assert told == {
+        (f"{noun}.{verb}", name)
+        for noun, name in (("rule", "solar/spare"), ("block", "+1212555*"))
+        for verb in ("add", "set", "remove")
+    }
+
+
 def test_money_is_not_undone(office: Office) -> None:
     later(office)
     balances.adjust(office, "acme", 5_000_000, reason="wire")
