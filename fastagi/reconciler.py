@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from capconduit.domain.calls import LegTimes, SettleAnswer, SettleReport
 from capconduit.domain.model import Call, Node
-from capconduit.domain.reconcile import Listing, expired, last_known_ms, of_dead_asterisk, orphans
+from capconduit.domain.reconcile import expired, last_known_ms, of_dead_asterisk, orphans
 from capconduit.errors import CapConduitError, DatabaseError
 from capconduit.services.engine import EngineBusy
 from capconduit.units import MS_PER_SECOND
@@ -322,7 +322,7 @@ class Reconciler:
         assert self._ami is not None
         dead = of_dead_asterisk(await self._calls(self._node), self._began_ms)
         if dead:
-            living = _listing(await self._ami.core_show_channels()).uniqueids
+            living = _present(await self._ami.core_show_channels())
             dead = [call for call in dead if call.uniqueid not in living]
         await self._settle_all(dead, "asterisk-restart")
         self._began_ms = None
@@ -332,6 +332,7 @@ class Reconciler:
         channels that two lists show and no book."""
         assert self._ami is not None
         calls = await self._calls(self._node)
+        seen = self._seen(calls)
         earlier = await self._ami.core_show_channels()
         self._meter.on_list(earlier)
         strange = strangers(earlier, {call.uniqueid for call in calls}) if self._zombies is not None else []
@@ -344,11 +345,15 @@ class Reconciler:
         await self._tell_strangers(in_both(strange, strangers(later, known)))
         if not (earlier.complete and later.complete):
             return
-        seen = {call.uniqueid: self._meter.seen_ms(call.uniqueid) for call in calls}
-        gone = orphans(calls, _listing(earlier), _listing(later), seen)
+        moved = {uniqueid for uniqueid, _ in seen ^ self._seen(calls)}
+        gone = orphans(calls, _present(earlier), _present(later), moved)
         if self._zombies is not None:
             await self._zombies.calls_without_channel(gone)
         await self._settle_all(gone, "reconciler")
+
+    def _seen(self, calls: Sequence[Call]) -> set[tuple[str, int]]:
+        """When each of these last showed a sign of life."""
+        return {(call.uniqueid, self._meter.seen_ms(call.uniqueid)) for call in calls}
 
     async def _tell_strangers(self, found: Sequence[LiveChannel]) -> None:
         if self._zombies is not None:
@@ -404,10 +409,10 @@ def _kept(path: str) -> str:
     return f"the settlement that Asterisk keeps as {SPOOL_FAMILY}/{path}"
 
 
-def _listing(channels: ChannelList) -> Listing:
-    return Listing(frozenset(c.uniqueid for c in channels.channels), channels.at_ms)
+def _present(listed: ChannelList) -> frozenset[str]:
+    return frozenset(channel.uniqueid for channel in listed.channels)
 
 
 def _misses(calls: Sequence[Call], listed: ChannelList) -> bool:
-    present = {c.uniqueid for c in listed.channels}
+    present = _present(listed)
     return any(call.uniqueid not in present for call in calls)

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 from capconduit.domain.model import Call
 
 EXPIRY_GRACE_MS = 60_000
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A complete list of the channels that live, by uniqueid, asked for at `at_ms`."""
+def orphans(
+    calls: Sequence[Call], earlier: Collection[str], later: Collection[str], moved: Collection[str]
+) -> list[Call]:
+    """Calls that are in neither of two complete lists in a row, and had no event in between (`moved`); by uniqueid.
 
-    uniqueids: Collection[str]
-    at_ms: int
-
-
-def orphans(calls: Sequence[Call], earlier: Listing, later: Listing, last_event_ms: Mapping[str, int]) -> list[Call]:
-    """Calls that are in neither of two complete lists in a row, began before the first, and had no event in between.
-
-    `last_event_ms` is by uniqueid. Nothing is concluded from lists that are out of order.
+    They must have been read before the first list was asked for: no clock says which was first, for it may be set.
     """
-    if later.at_ms <= earlier.at_ms:
-        return []
-    return [
-        call
-        for call in calls
-        if call.decided_ms < earlier.at_ms
-        and call.uniqueid not in earlier.uniqueids
-        and call.uniqueid not in later.uniqueids
-        and last_event_ms.get(call.uniqueid, 0) < earlier.at_ms
-    ]
+    there = {*earlier, *later, *moved}
+    return [call for call in calls if call.uniqueid not in there]
 
 
 def of_dead_asterisk(calls: Sequence[Call], asterisk_started_ms: int) -> list[Call]:
