@@ -298,7 +298,7 @@ class Outwards:
             self._first = False
         with self._store.transaction(write=False) as tx:
             if self._clock.monotonic_ms() >= self._read_again_ms:
-                self._receivers = receivers_of(tx)
+                self._know(receivers_of(tx))
                 self._read_again_ms = self._clock.monotonic_ms() + RECEIVERS_FRESH_MS
             waits = claims and tx.outward.has_outbox()
             due = set(tx.outward.due_receivers(now_ms)) if claims else set()
@@ -317,6 +317,13 @@ class Outwards:
         self.counters.notifications += given.notifications
         self.counters.lost_leases += lost
         return given.events > 0, claimed
+
+    def _know(self, receivers: dict[str, Receiver]) -> None:
+        """Remember who there is; one that is not as it was is no longer left alone."""
+        for id_ in list(self._hands.circuits):
+            if self._receivers.get(id_) != receivers.get(id_):
+                self._hands.circuits.pop(id_, None)
+        self._receivers = receivers
 
     def _wanted(self, due: Set[str], now_ms: int) -> list[tuple[Receiver, int]]:
         """Of those that are due: who may be given something, and how many lanes of each."""

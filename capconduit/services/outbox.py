@@ -35,7 +35,8 @@ EMAIL: Final = "email"
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Who is given something: a webhook, or a rule of notifications. `way`: http, command or email."""
+    """Who is given something: a webhook, or a rule of notifications. `way`: http, command or email; `changed_ms`: when
+    somebody last changed it, or wanted it to be tried again."""
 
     id: str
     tenant_id: str
@@ -47,6 +48,7 @@ class Receiver:
     active: bool
     patience: Patience
     timeout_ms: int
+    changed_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ def _of_webhook(hook: Webhook, tenant: str, settings: Settings) -> Receiver:
     return Receiver(
         hook.id, hook.tenant_id, tenant, hook.name, hook.kind.value, hook.address, hook.secrets,
         hook.status is ReceiverStatus.ACTIVE, patience_of(settings), settings.webhook_timeout_s * MS_PER_SECOND,
+        hook.updated_ms,
     )  # fmt: skip
 
 
@@ -129,7 +132,7 @@ def _of_rule(rule: NotificationRule, tenant: str, settings: Settings) -> Receive
     }[rule.channel]
     return Receiver(
         rule.id, rule.tenant_id, tenant, rule.name, way, rule.address, rule.secrets, True, patience_of(settings),
-        settings.webhook_timeout_s * MS_PER_SECOND,
+        settings.webhook_timeout_s * MS_PER_SECOND, rule.updated_ms,
     )  # fmt: skip
 
 

@@ -209,6 +209,7 @@ def retry_webhook(office: Office, name: str, *, event_id: str = "") -> int:
             desk.tenant_id, hook.id, desk.now_ms, RETRIED_AT_ONCE, after=after, event_id=event_id
         )
         if lanes:
+            desk.tx.update(replace(hook, updated_ms=desk.now_ms))  # so that no daemon leaves it alone any longer
             desk.changed("webhook.retry", name, None, {"lanes": len(lanes), "event": event_id}, estate=False)
         return lanes
 

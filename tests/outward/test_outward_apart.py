@@ -1,4 +1,4 @@
-"""Receivers are apart: a command that hangs leaves room for another one, and who is paused gets no more at once."""
+"""Receivers are apart: a command that hangs leaves room for another one. What an operator says of one holds at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from capconduit.services.webhooks import add_webhook, deliveries, remove_webhook, set_webhook
+from capconduit.domain.outgoing import Patience
+from capconduit.services.webhooks import add_webhook, deliveries, remove_webhook, retry_webhook, set_webhook
 from capconduit.store.open import open_store
 from capconduit.vocab import DeliveryState, EventKind, ReceiverStatus
 from fastagi import outwards
@@ -67,3 +68,28 @@ def test_who_is_paused_or_removed_is_sent_nothing_more_of_what_was_in_hand(
             go_on.set()
             Deadline().until(lambda: worker.status()["in_hand"] == 0)
         assert len(receiver.got) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rig, _: retry_webhook(rig.office, "hook"),
+        lambda rig, url: set_webhook(rig.office, "hook", url=f"{url}/new"),
+    ],
+    ids=["retry", "set"],
+)
+def test_a_receiver_that_is_mended_is_left_alone_no_longer_when_that_is_said(
+    rig: OutwardRig, change: Callable[[OutwardRig, str], object]
+) -> None:
+    bad = [True]
+    long = Patience(first_ms=2_000_000, most_ms=2_000_000)
+    with LoopbackReceiver(lambda _: "500" if bad else "ok") as receiver:
+        rig.hook(receiver.url)
+        for number in range(CALLS):
+            rig.happen(EventKind.CALL_ENDED, f"call{number:02}")
+        with working(worker := rig.worker(trouble=long)):
+            Deadline().until(lambda: worker.status()["left_alone_ms"] and all(one.tries for one in rig.deliveries()))
+            bad.clear()
+            change(rig, receiver.url)
+            Deadline().until(lambda: rig.left() == (0, 0))
+        assert len(receiver.taken) == CALLS
