@@ -99,7 +99,7 @@ class ControlRoutes:
         if self._hub.viewers >= VIEWERS:
             raise Fault(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-viewers", f"{VIEWERS} viewers look already")
         watched = await self._hub.look(_tenant(request))
-        last_id = request.query.get("since") or request.headers.get("last-event-id", "")
+        last_id = request.headers.get("last-event-id") or request.query.get("since", "")
         viewer = Viewer(watched, last_id)
         return Answer(content_type="text/event-stream", stream=viewer.run)
 

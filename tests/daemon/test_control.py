@@ -316,6 +316,9 @@ def test_who_comes_back_gets_what_was_missed_and_no_more(short: Path) -> None:
             assert viewer.snapshots == 0
             assert viewer.objects["balance"]["acme"]["balance"] == "3.000000"
             assert seen not in [event["id"] for event in viewer.events]
+        async with Viewer(path, "?since=older", {"Last-Event-ID": last}) as viewer:  # as a browser reconnects
+            await viewer.until(lambda: "balance" in viewer.told)
+            assert viewer.snapshots == 0
         boot, _, seq = last.rpartition("-")
         for lost in (f"{boot}-{int(seq) + 1_000}", f"{boot[:-1]}0-{seq}", "nonsense", f"{boot}-x"):
             async with Viewer(path, f"?since={lost}") as viewer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -22,9 +22,9 @@ def client(socket: str) -> httpx.AsyncClient:
 class Viewer:
     """`async with Viewer(socket) as viewer:` follows the stream in a task of its own."""
 
-    def __init__(self, socket: str, query: str = "") -> None:
+    def __init__(self, socket: str, query: str = "", headers: Mapping[str, str] | None = None) -> None:
         self._client = client(socket)
-        self._query = query
+        self._query, self._headers = query, headers
         self.objects: dict[str, dict[str, Any]] = {kind: {} for kind in KEYS}
         self.gone: dict[str, Any] = {}
         self.events: list[Any] = []
@@ -59,7 +59,7 @@ class Viewer:
 
     async def _follow(self) -> None:
         kind = data = ""
-        async with self._client.stream("GET", f"/stream{self._query}") as response:
+        async with self._client.stream("GET", f"/stream{self._query}", headers=self._headers) as response:
             assert response.status_code == 200, await response.aread()
             assert response.headers["content-type"] == "text/event-stream"
             async for line in response.aiter_lines():
