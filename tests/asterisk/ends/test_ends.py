@@ -30,6 +30,7 @@ EXPECTED_WARNINGS = (
     "Error parsing/validating SDP body",
     "Session already DISCONNECTED",
     "Abnormal 'Gosub(capconduit-answered",  # the target left in the moment of its answer
+    "app_dial.c: Unable to forward frametype: 2",  # early media for a caller who is leaving in that moment
     "res_agi.c: Connecting to",
     "res_agi.c: Couldn't connect",
 )
