@@ -71,6 +71,7 @@ def value(told: Families, name: str, **labels: str) -> float:
 async def told_of(port: int, ended: int) -> Families:
     """The metrics once they tell of so many calls that ended: they are counted after the record is written."""
     async with asyncio.timeout(40):
+        # A scrape tells no one that it would say something else now.
         while value(told := families((await fetched(port)).text), "capconduit_calls_ended_total") < ended:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     return told
