@@ -179,7 +179,6 @@ def test_the_floor_is_seen_and_steered_in_a_browser_without_a_network(tmp_path: 
             await tab.press("5")
             await tab.until(lambda: "call.rejected" in tab.received[before:] or "cap_reached" in tab.received[before:])
             # Until it is drawn, or the time is up: nobody tells when.
-            # A picture tells no one that it has changed.
             while (await tab.do("Page.captureScreenshot"))["data"] == calls_seen:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
 
