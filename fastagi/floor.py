@@ -23,7 +23,8 @@ from capconduit.clock import Clock
 from capconduit.domain.model import Node, Tenant
 from capconduit.errors import CapConduitError, DatabaseError, NotFound
 from capconduit.services.engine import Committed, Engine
-from capconduit.services.floor import Floor, Message, Reading, Wanted, read
+from capconduit.services.floor import Floor, Message
+from capconduit.services.floor_reading import Reading, Wanted, read
 from capconduit.store.store import Store
 from capconduit.units import format_instant
 from fastagi.floor_pulse import Pulse

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, Final
 
 import orjson
@@ -43,10 +42,10 @@ from capconduit.services.floor_objects import (
     tallied,
     target_object,
 )
-from capconduit.store.floor import MARKS, CallParts, Mark, Tally
-from capconduit.store.store import Transaction
+from capconduit.services.floor_reading import EVENTS, Reading, Wanted, mark_of
+from capconduit.store.floor import Mark, Tally
 from capconduit.units import format_instant
-from capconduit.vocab import EventKind, WindowKind
+from capconduit.vocab import WindowKind
 
 CALL: Final = "call"
 CAP: Final = "cap"
@@ -57,128 +56,12 @@ KINDS: Final = (CALL, CAP, BALANCE, TARGET, CAMPAIGN)
 _NAMED_BY: Final = {BALANCE: "seller", TARGET: "name", CAMPAIGN: "name"}  # what viewers know these by
 _PLURAL: Final = {CALL: "calls", CAP: "caps", BALANCE: "balances", TARGET: "targets", CAMPAIGN: "campaigns"}
 
-EVENTS: Final = 200  # the last ones in a picture
 OVERLAP_MS: Final = 3_000  # ids of events are made before they are committed: so far back is looked each time
 WHOLE_OVERLAP_MS: Final = 60_000  # and so far with a whole reading, for nodes with other clocks
-EVENTS_AT_ONCE: Final = 5_000  # of one reading; a busier floor shows the newest
 MEANWHILE: Final = 5_000  # commits that are remembered while a reading is under way
-SETTLED_MS: Final = 60_000  # no commit is handed over later than this after it was made
-
-_MARK: Final = attrgetter(*MARKS)
 
 Message = tuple[str, bytes]  # type, JSON
 Key = tuple[str, str]  # kind, id
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What to read: all of it, or only what others than this node's engine change.
-
-    `since_id`: events from here on, but those in `known_events`. `calls`: the live calls that are shown, with their
-    marks where they are another node's. `counted`: calls that the tallies have. `day_ms`: count them anew from here.
-    """
-
-    tenant_id: str
-    node: str
-    whole: bool
-    now_ms: int
-    estate: Estate | None
-    since_id: str
-    known_events: Collection[str]
-    calls: Mapping[str, Mark | None]
-    counted: Collection[str]
-    day_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What was read in one snapshot of the database. `gone`: calls that were shown and live no more."""
-
-    whole: bool
-    estate: Estate
-    accounts: Sequence[Account]
-    states: Sequence[TargetState]
-    counters: Books
-    calls: CallParts
-    marks: Mapping[str, Mark]
-    gone: Collection[str]
-    event_ids: Collection[str]
-    events: Sequence[Event]
-    cdrs: Sequence[Cdr]
-    attempts: Sequence[Attempt]
-    nodes: Sequence[Node]
-    day_ms: int | None
-    tallies: Mapping[str, Tally]
-    counted: Collection[str]
-
-
-def read(tx: Transaction, wanted: Wanted) -> Reading:
-    """Read what is wanted; may run on any thread."""
-    floor, tenant_id = tx.floor(), wanted.tenant_id
-    estate = wanted.estate
-    if estate is None or estate.version != tx.estate_version():
-        estate = tx.load_estate(estate)
-    marks: Mapping[str, Mark]
-    if wanted.whole:
-        parts = floor.calls(tenant_id, None)
-        marks = {call.id: _MARK(call) for call in parts.calls if call.node != wanted.node}
-        live = {call.id for call in parts.calls}
-        gone = [call_id for call_id in wanted.calls if call_id not in live]
-    else:
-        marks = floor.marks(tenant_id, wanted.node)
-        fresh = [call_id for call_id, mark in marks.items() if wanted.calls.get(call_id) != mark]
-        parts = floor.calls(tenant_id, fresh) if fresh else CallParts((), (), ())
-        gone = [call_id for call_id, mark in wanted.calls.items() if mark is not None and call_id not in marks]
-    ids = floor.event_ids(tenant_id, wanted.since_id, EVENTS_AT_ONCE)
-    unseen = [event_id for event_id in ids if event_id not in wanted.known_events]
-    events = floor.events(tenant_id, unseen if wanted.since_id else unseen[:EVENTS]) if unseen else ()
-    over = set(gone)
-    if wanted.since_id:  # what has come and gone unseen; at first the tallies have all of them
-        ends = {event.subject for event in events if event.kind is EventKind.CALL_ENDED}
-        over |= {call_id for call_id in ends if call_id not in wanted.counted}
-    cdrs, attempts = floor.ended(tenant_id, over) if over else ((), ())
-    tallies: Mapping[str, Tally] = {}
-    counted: Collection[str] = ()
-    if wanted.day_ms is not None:
-        tallies = floor.tallies(tenant_id, wanted.day_ms)
-        counted = floor.ended_since(tenant_id, wanted.day_ms, wanted.now_ms - SETTLED_MS)
-    return Reading(
-        whole=wanted.whole,
-        estate=estate,
-        accounts=tx.rows(Account, tenant_id),
-        states=tx.rows(TargetState, tenant_id),
-        counters=_counters(tx, estate, wanted),
-        calls=parts,
-        marks=marks,
-        gone=gone,
-        event_ids=ids,
-        events=events,
-        cdrs=cdrs,
-        attempts=attempts,
-        nodes=tx.nodes(),
-        day_ms=wanted.day_ms,
-        tallies=tallies,
-        counted=counted,
-    )
-
-
-def _counters(tx: Transaction, estate: Estate, wanted: Wanted) -> Books:
-    """The counters of the windows of now, and the buckets that count."""
-    books, keys, looking_back = Books(), set(), dict[int, list[str]]()
-    for zoned in estate.caps.values():
-        if zoned.cap.tenant_id != wanted.tenant_id:
-            continue
-        if zoned.bucket_ms:
-            after_ms = wanted.now_ms - zoned.rolling_ms - zoned.bucket_ms
-            looking_back.setdefault(after_ms, []).append(zoned.cap.id)
-            books.buckets[zoned.cap.id] = set()
-        else:
-            keys.add(counter_key(zoned, wanted.now_ms))
-    for counter in tx.floor().counters(wanted.tenant_id, keys, looking_back):
-        books.counters[(counter.cap_id, counter.window_start_ms)] = counter
-        if (starts := books.buckets.get(counter.cap_id)) is not None:
-            starts.add(counter.window_start_ms)
-    return books
 
 
 @dataclass(slots=True)
@@ -395,7 +278,7 @@ class Floor:
         holds = {hold.call_id: hold for hold in reading.calls.holds}
         for call in reading.calls.calls:
             own, hold, known = legs.get(call.id, {}), holds.get(call.id), self._rows.calls.get(call.id)
-            if known is None or (_MARK(known.call), known.legs, known.hold) != (_MARK(call), own, hold):
+            if known is None or (mark_of(known.call), known.legs, known.hold) != (mark_of(call), own, hold):
                 live = self._put_call(call, now_ms)
                 live.legs, live.hold = own, hold
             if (mark := reading.marks.get(call.id)) is not None:

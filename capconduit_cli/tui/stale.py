@@ -14,7 +14,8 @@ import orjson
 
 from capconduit.clock import SystemClock
 from capconduit.config import Config
-from capconduit.services.floor import Floor, read
+from capconduit.services.floor import Floor
+from capconduit.services.floor_reading import read
 from capconduit.services.office import Desk, Office
 from capconduit.services.stores import check_schema, open_store
 from capconduit_cli.office import actor

@@ -19,7 +19,8 @@ from asterisk_simulator.behaviours import Answers, Busy, CallSpec, NoAnswer, Una
 from capconduit.clock import SystemClock
 from capconduit.domain.usage import window_text
 from capconduit.services import audit, balances, calls, campaigns, caps, events, sellers, targets
-from capconduit.services.floor import Floor, read
+from capconduit.services.floor import Floor
+from capconduit.services.floor_reading import read
 from capconduit.units import format_micros, parse_money
 from capconduit.vocab import CapMetric, CapScope
 from fastagi.control import CLIENTS

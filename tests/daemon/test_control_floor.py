@@ -14,7 +14,8 @@ import pytest
 from capconduit.domain.model import Campaign, Seller, Target
 from capconduit.services import balances, campaigns, dids, rates, sellers, targets, trunks
 from capconduit.services.engine import Engine
-from capconduit.services.floor import Floor, read
+from capconduit.services.floor import Floor
+from capconduit.services.floor_reading import read
 from capconduit.services.office import Desk, Office
 from capconduit.services.setup import prepare_database
 from capconduit.services.stores import open_store

@@ -16,7 +16,8 @@ from capconduit.errors import NotFound
 from capconduit.services.caps import cap_usage
 from capconduit.services.engine import Committed, Engine
 from capconduit.services.events import Wish, check_kinds, each_event, events_from, list_events, show_event
-from capconduit.services.floor import EVENTS, Floor, Reading, read
+from capconduit.services.floor import Floor
+from capconduit.services.floor_reading import EVENTS, Reading, read
 from capconduit.vocab import CapMetric, CapScope, EventKind, RejectCode, WindowKind
 from capconduit_cli.commands.cap import USAGE_COLUMNS, row
 from capconduit_cli.output import json_object

@@ -19,7 +19,7 @@ class Slow:
         self.go_on = threading.Event()
         self.asked = threading.Event()
         self._add = actions.add_balance
-        actions.add_balance = self.add  # type: ignore[method-assign]
+        actions.add_balance = self.add
 
     def add(self, seller: str, amount: str, reason: str, key: str) -> str:
         self.asked.set()

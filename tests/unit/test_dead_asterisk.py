@@ -34,17 +34,14 @@ class _Scene:
         async def node_calls(_node: str) -> Sequence[Call]:
             return calls
 
-        meter = SimpleNamespace(
+        meter: Any = SimpleNamespace(
             settled=lambda _: None, times=lambda _: LegTimes(), on_list=lambda _: None, seen_ms=self._seen_ms
         )
-        self.reconciler = Reconciler(
-            SimpleNamespace(ask=self._ask),  # type: ignore[arg-type]
-            SimpleNamespace(up=True, core_show_channels=self._list),  # type: ignore[arg-type]
-            meter,  # type: ignore[arg-type]
-            SimpleNamespace(node_calls=node_calls),  # type: ignore[arg-type]
-            SimpleNamespace(holds=lambda *_: False),  # type: ignore[arg-type]
-            "n", lambda: T0, lambda: True,
-        )  # fmt: skip
+        asker: Any = SimpleNamespace(ask=self._ask)
+        ami: Any = SimpleNamespace(up=True, core_show_channels=self._list)
+        books: Any = SimpleNamespace(node_calls=node_calls)
+        journal: Any = SimpleNamespace(holds=lambda *_: False)
+        self.reconciler = Reconciler(asker, ami, meter, books, journal, "n", lambda: T0, lambda: True)
 
     def _seen_ms(self, uniqueid: str) -> int:
         return T0 + self.lists if uniqueid == self._moved else T0 + HOUR_MS
