@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from decimal import Decimal, InvalidOperation
 from typing import Final, TypeAlias
 
 from capconduit.units import MS_PER_SECOND
 from capconduit.vocab import DialStatus
 
-TIMESTAMP_CHARS: Final = 24  # 10 digits of seconds, a point, 6 of micros; longer is not a timestamp
+SECONDS_CHARS: Final = 11  # of a timestamp; today it has ten digits of seconds, a point, and six of micros
+FRACTION_CHARS: Final = 9
 NUMBER_CHARS: Final = 9
 _RINGING: Final = frozenset({"RINGING", "PROGRESS"})  # of DialState: main/dial.c, apps/app_dial.c
 ZONE_STEP_MS: Final = 15 * 60 * MS_PER_SECOND  # every time zone is a multiple of a quarter of an hour from UTC
@@ -31,7 +31,6 @@ class DialBegan:
     """
 
     uniqueid: str
-    linkedid: str
     dest_uniqueid: str
     dest_channel: str
     dial_string: str
@@ -40,10 +39,9 @@ class DialBegan:
 
 @dataclass(frozen=True, slots=True)
 class RingingBegan:
-    """A dialled leg rings (SIP 180, or early media with 183). A target may answer without."""
+    """A leg that the call dialled rings (SIP 180, or early media with 183). A target may answer without."""
 
     uniqueid: str
-    dest_uniqueid: str
     at_ms: int
 
 
@@ -55,7 +53,6 @@ class DialEnded:
     dest_uniqueid: str
     status: DialStatus | None
     channel: str
-    dest_channel: str
     at_ms: int
 
 
@@ -64,9 +61,6 @@ class LegLeftBridge:
     """A channel no longer talks in a bridge."""
 
     uniqueid: str
-    linkedid: str
-    channel: str
-    bridge_id: str
     at_ms: int
 
 
@@ -75,8 +69,6 @@ class ChannelHungUp:
     """A channel is gone. `cause` is Q.850; 0 after a Dial that timed out. AMI does not say who hung up."""
 
     uniqueid: str
-    linkedid: str
-    channel: str
     cause: int
     at_ms: int
 
@@ -148,15 +140,12 @@ def translate(message: Mapping[str, str], received_ms: int) -> CallEvent | None:
 
 def timestamp_ms(text: str, otherwise_ms: int) -> int:
     """UTC ms of AMI's Timestamp (`1795261493.556147`, seconds), cut to ms; `otherwise_ms` where it is not one."""
-    if not text or len(text) > TIMESTAMP_CHARS:
+    seconds, point, fraction = text.partition(".")
+    if len(seconds) > SECONDS_CHARS or len(fraction) > FRACTION_CHARS:
         return otherwise_ms
-    try:
-        seconds = Decimal(text)
-    except InvalidOperation:
+    if not seconds.isdecimal() or (point and not fraction.isdecimal()):
         return otherwise_ms
-    if not seconds.is_finite() or not 0 < seconds < Decimal(10) ** 11:
-        return otherwise_ms
-    return int(seconds * MS_PER_SECOND)
+    return int(seconds + fraction[:3].ljust(3, "0")) or otherwise_ms
 
 
 def started_ms(core_status: Mapping[str, str], uptime_s: int | None, now_ms: int, local: tzinfo | None) -> int | None:
@@ -222,19 +211,17 @@ def _duration_s(text: str) -> int:
 
 
 def _dial_began(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
-    uniqueid, linkedid, _ = _leg(message)
     dest_uniqueid = message.get("DestUniqueid", "")
     if not dest_uniqueid:
         return None
     dest_channel, dial_string = message.get("DestChannel", ""), message.get("DialString", "")
-    return DialBegan(uniqueid, linkedid, dest_uniqueid, dest_channel, dial_string, at_ms)
+    return DialBegan(message["Uniqueid"], dest_uniqueid, dest_channel, dial_string, at_ms)
 
 
 def _dial_state(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
-    dest_uniqueid = message.get("DestUniqueid", "")
-    if not dest_uniqueid or message.get("DialStatus", "") not in _RINGING:
+    if message.get("DialStatus", "") not in _RINGING:
         return None
-    return RingingBegan(message["Uniqueid"], dest_uniqueid, at_ms)
+    return RingingBegan(message["Uniqueid"], at_ms)
 
 
 def _dial_ended(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
@@ -242,33 +229,27 @@ def _dial_ended(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
     if not dest_uniqueid:
         return None
     status = DialStatus.parse(message.get("DialStatus", ""))
-    channel, dest_channel = message.get("Channel", ""), message.get("DestChannel", "")
-    return DialEnded(message["Uniqueid"], dest_uniqueid, status, channel, dest_channel, at_ms)
+    return DialEnded(message["Uniqueid"], dest_uniqueid, status, message.get("Channel", ""), at_ms)
 
 
 def _left(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
-    return LegLeftBridge(*_leg(message), message.get("BridgeUniqueid", ""), at_ms)
+    return LegLeftBridge(message["Uniqueid"], at_ms)
 
 
 def _hung_up(message: Mapping[str, str], at_ms: int) -> CallEvent | None:
-    return ChannelHungUp(*_leg(message), whole_number(message.get("Cause", "")), at_ms)
+    return ChannelHungUp(message["Uniqueid"], whole_number(message.get("Cause", "")), at_ms)
 
 
-def _leg(message: Mapping[str, str]) -> tuple[str, str, str]:
-    return message["Uniqueid"], message.get("Linkedid", ""), message.get("Channel", "")
-
-
-_LEG: Final = ("Event", "Timestamp", "Uniqueid", "Linkedid", "Channel")
-_DEST: Final = (*_LEG, "DestUniqueid", "DestChannel")
-# What is read of each event that manager.conf's eventfilter lines let through; the last two are about Asterisk itself.
+# What is read of each event that manager.conf's eventfilter lines let through, beside its name; the last two are about
+# Asterisk itself.
 FIELDS_READ: Final[Mapping[str, tuple[str, ...]]] = {
-    "DialBegin": (*_DEST, "DialString"),
-    "DialState": (*_DEST, "DialStatus"),
-    "DialEnd": (*_DEST, "DialStatus"),
-    "BridgeLeave": (*_LEG, "BridgeUniqueid"),
-    "Hangup": (*_LEG, "Cause"),
-    "FullyBooted": ("Event", "Uptime"),
-    "Shutdown": ("Event",),
+    "DialBegin": ("Timestamp", "Uniqueid", "DestUniqueid", "DestChannel", "DialString"),
+    "DialState": ("Timestamp", "Uniqueid", "DialStatus"),
+    "DialEnd": ("Timestamp", "Uniqueid", "Channel", "DestUniqueid", "DialStatus"),
+    "BridgeLeave": ("Timestamp", "Uniqueid"),
+    "Hangup": ("Timestamp", "Uniqueid", "Cause"),
+    "FullyBooted": ("Uptime",),
+    "Shutdown": (),
 }
 _TRANSLATIONS: Final[Mapping[str, Callable[[Mapping[str, str], int], CallEvent | None]]] = {
     "DialBegin": _dial_began,

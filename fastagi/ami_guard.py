@@ -44,7 +44,7 @@ MAX_PENDING_ACTIONS: Final = 1_000
 EVENT_CLASSES: Final = "call,system"  # asked for at login; what the user may read still decides
 NO_EVENTS: Final = "off"
 
-_WANTED: Final = {name.encode(): line_starts(fields) for name, fields in FIELDS_READ.items()}
+_WANTED: Final = {name.encode(): (name, line_starts(fields)) for name, fields in FIELDS_READ.items()}
 _ACTION_ID: Final = re.compile(rb"(?:\A|\r\n)ActionID: ([^\r]*)")
 
 Fields = dict[str, str]
@@ -152,9 +152,9 @@ class GuardedProtocol(AMIProtocol):
             name = data[7 : data.find(b"\r\n")] if data.startswith(b"Event: ") else b""
             if isinstance(data, Oversized):
                 self.on_oversized(data)
-            elif (starts := _WANTED.get(name)) is not None:
+            elif (wanted := _WANTED.get(name)) is not None:
                 if self.factory is not None:
-                    self.factory.dispatch(pick_fields(data, starts))
+                    self.factory.dispatch({"Event": wanted[0], **pick_fields(data, wanted[1])})
             else:
                 self.on_answer(data)
         except Exception:  # one message that panoramisk or we cannot handle must not cost the link

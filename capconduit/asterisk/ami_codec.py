@@ -64,16 +64,13 @@ def line_starts(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
 
 def pick_fields(data: bytes, starts: Iterable[tuple[str, str]]) -> dict[str, str]:
     """What `parse_message` gives, but these fields only: an event has thirty, of which a few are read."""
-    text = "\r\n" + data.decode(errors="replace")
+    text = f"\r\n{data.decode(errors='replace')}\r\n"
     fields: dict[str, str] = {}
     for name, start in starts:
         at = text.find(start)
-        if at < 0:
-            continue
-        at += len(start)
-        end = text.find("\r\n", at)
-        value = text[at:end] if end >= 0 else text[at:]
-        fields[name] = value[1:] if value[:1] == " " else value
+        if at >= 0:
+            at += len(start)
+            fields[name] = text[at + 1 if text[at] == " " else at : text.find("\r\n", at)]
     return fields
 
 

@@ -281,7 +281,7 @@ def with_clock(test: Callable[[Meter, Ami, Asker, list[int]], Coroutine[Any, Any
         wall, ami, asker = [1_000_000_000_000], Ami(), Asker()
         meter = Meter(asker, ami, "n", lambda: wall[0])  # type: ignore[arg-type]
         meter.expect("u-1", "PJSIP/a-1")
-        meter.on_event(DialBegan("u-1", "u-1", "u-2", "PJSIP/b-1", "b", wall[0]))
+        meter.on_event(DialBegan("u-1", "u-2", "PJSIP/b-1", "b", wall[0]))
         try:
             await test(meter, ami, asker, wall)
         finally:
@@ -291,7 +291,7 @@ def with_clock(test: Callable[[Meter, Ami, Asker, list[int]], Coroutine[Any, Any
 
 
 def answer(meter: Meter, at_ms: int) -> None:
-    meter.on_event(DialEnded("u-1", "u-2", DialStatus.ANSWER, "PJSIP/a-1", "PJSIP/b-1", at_ms))
+    meter.on_event(DialEnded("u-1", "u-2", DialStatus.ANSWER, "PJSIP/a-1", at_ms))
 
 
 def test_a_wall_clock_that_is_set_back_gives_no_credit() -> None:

@@ -73,11 +73,11 @@ def run(test: Test) -> None:
 
 
 def began(leg: str, channel: str, dialled: str) -> DialBegan:
-    return DialBegan("u-1", "u-1", leg, channel, dialled, NOW_MS)
+    return DialBegan("u-1", leg, channel, dialled, NOW_MS)
 
 
 def ended(leg: str, channel: str, status: DialStatus) -> DialEnded:
-    return DialEnded("u-1", leg, status, CALLER, channel, NOW_MS)
+    return DialEnded("u-1", leg, status, CALLER, NOW_MS)
 
 
 def live(uniqueid: str, channel: str) -> LiveChannel:

@@ -30,8 +30,7 @@ LEG = {
     "Linkedid": "lab-1.0",
     "Channel": "PJSIP/buyer-00000001",
 }
-DEST = {"DestUniqueid": "lab-1.1", "DestChannel": "PJSIP/buyer-00000001"}
-WHO = ("lab-1.1", "lab-1.0", "PJSIP/buyer-00000001")
+DEST = {"DestUniqueid": "lab-1.2", "DestChannel": "PJSIP/buyer-00000002"}
 
 
 @pytest.mark.parametrize(
@@ -39,25 +38,25 @@ WHO = ("lab-1.1", "lab-1.0", "PJSIP/buyer-00000001")
     [
         (
             {"Event": "DialBegin", "DialString": "buyer", **DEST},
-            DialBegan("lab-1.1", "lab-1.0", "lab-1.1", "PJSIP/buyer-00000001", "buyer", AT),
+            DialBegan("lab-1.1", "lab-1.2", "PJSIP/buyer-00000002", "buyer", AT),
         ),
         (
             {"Event": "DialState", "DialStatus": "RINGING", **DEST},
-            RingingBegan("lab-1.1", "lab-1.1", AT),
+            RingingBegan("lab-1.1", AT),
         ),
         ({"Event": "DialState", "DialStatus": "PROCEEDING", **DEST}, None),
         (
             {"Event": "DialEnd", "DialStatus": "ANSWER", **DEST},
-            DialEnded("lab-1.1", "lab-1.1", DialStatus.ANSWER, "PJSIP/buyer-00000001", "PJSIP/buyer-00000001", AT),
+            DialEnded("lab-1.1", "lab-1.2", DialStatus.ANSWER, "PJSIP/buyer-00000001", AT),
         ),
         (
             {"Event": "DialEnd", "DialStatus": "SOMETHING NEW", **DEST},
-            DialEnded("lab-1.1", "lab-1.1", None, "PJSIP/buyer-00000001", "PJSIP/buyer-00000001", AT),
+            DialEnded("lab-1.1", "lab-1.2", None, "PJSIP/buyer-00000001", AT),
         ),
-        ({"Event": "BridgeLeave", "BridgeUniqueid": "b"}, LegLeftBridge(*WHO, "b", AT)),
-        ({"Event": "Hangup", "Cause": "16", "Cause-txt": "Normal Clearing"}, ChannelHungUp(*WHO, 16, AT)),
-        ({"Event": "Hangup", "Cause": "-1"}, ChannelHungUp(*WHO, 0, AT)),
-        ({"Event": "Hangup", "Cause": "9" * 5_000}, ChannelHungUp(*WHO, 0, AT)),
+        ({"Event": "BridgeLeave", "BridgeUniqueid": "b"}, LegLeftBridge("lab-1.1", AT)),
+        ({"Event": "Hangup", "Cause": "16", "Cause-txt": "Normal Clearing"}, ChannelHungUp("lab-1.1", 16, AT)),
+        ({"Event": "Hangup", "Cause": "-1"}, ChannelHungUp("lab-1.1", 0, AT)),
+        ({"Event": "Hangup", "Cause": "9" * 5_000}, ChannelHungUp("lab-1.1", 0, AT)),
     ],
 )
 def test_each_message_of_a_call_becomes_its_event(message: dict[str, str], event: AmiEvent) -> None:
@@ -86,6 +85,8 @@ def test_a_dial_without_the_leg_it_created_becomes_nothing(name: str) -> None:
         ("1795261493.556999", 1_795_261_493_556),
         ("1795261493.001", 1_795_261_493_001),
         ("1795261493", 1_795_261_493_000),
+        ("1795261493.5", 1_795_261_493_500),
+        ("1795261493.04", 1_795_261_493_040),
         ("4503599627.370497", 4_503_599_627_370),
         ("", NOW),
         ("yesterday", NOW),
@@ -93,8 +94,18 @@ def test_a_dial_without_the_leg_it_created_becomes_nothing(name: str) -> None:
         ("Infinity", NOW),
         ("-5.0", NOW),
         ("0", NOW),
+        ("0.000", NOW),
+        (".5", NOW),
+        ("5.", NOW),
+        ("5.1.2", NOW),
+        ("5.1x", NOW),
+        ("+5.1", NOW),
+        (" 5.1", NOW),
+        ("5.1 ", NOW),
+        ("1_000.1", NOW),
         ("1e30", NOW),
         ("1" * 5_000, NOW),
+        ("1." + "1" * 5_000, NOW),
     ],
 )
 def test_a_timestamp_is_cut_to_ms_without_float_error(text: str, at_ms: int) -> None:

@@ -27,7 +27,7 @@ def test_a_link_says_up_then_lists_the_channels_then_tells_the_calls() -> None:
             r.tell("u1", Linkedid="u1")
             event = await r.got_one(ChannelHungUp)
             assert [type(e) for e in r.got] == [LinkUp, ChannelList, ChannelHungUp]
-            assert (event.uniqueid, event.channel) == ("u1", CHANNEL)
+            assert event.uniqueid == "u1"
             assert abs(event.at_ms - now_ms()) < 60_000
             assert r.of(ChannelList)[0].complete
             up = r.of(LinkUp)[0]

@@ -12,7 +12,7 @@ from tests.protocol.simulator_support import run
 
 
 def call(number: int) -> ChannelHungUp:
-    return ChannelHungUp(str(number), "", "", 0, number)
+    return ChannelHungUp(str(number), 0, number)
 
 
 def taken(queue: EventQueue) -> list[AmiEvent]:

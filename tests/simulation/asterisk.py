@@ -184,7 +184,7 @@ class Line:
             leg = self._new_leg(dial)
             now_ms = self._now_ms()
             resource = dial.partition("/")[2]
-            self._tell(DialBegan(self.uniqueid, self.uniqueid, leg.uniqueid, leg.channel, resource, now_ms))
+            self._tell(DialBegan(self.uniqueid, leg.uniqueid, leg.channel, resource, now_ms))
             if fate is not DialStatus.NOANSWER and after_s < ring_s:
                 self._leg_timer(leg, after_s, self._answered if fate is DialStatus.ANSWER else self._leg_failed, fate)
             if fate in (DialStatus.ANSWER, DialStatus.NOANSWER):
@@ -206,7 +206,7 @@ class Line:
         leg.timers.append(self.world.after(after_s, due))
 
     def _rings(self, leg: Leg) -> None:
-        self._tell(RingingBegan(self.uniqueid, leg.uniqueid, self._now_ms()))
+        self._tell(RingingBegan(self.uniqueid, self._now_ms()))
 
     def _leg_failed(self, leg: Leg, status: DialStatus) -> None:
         self._failed.append(status)
@@ -219,8 +219,8 @@ class Line:
             return
         leg.ended = True
         now_ms = self._now_ms()
-        self._tell(DialEnded(self.uniqueid, leg.uniqueid, status, self.channel, leg.channel, now_ms))
-        self._tell(ChannelHungUp(leg.uniqueid, self.uniqueid, leg.channel, CAUSES.get(status, 0), now_ms))
+        self._tell(DialEnded(self.uniqueid, leg.uniqueid, status, self.channel, now_ms))
+        self._tell(ChannelHungUp(leg.uniqueid, CAUSES.get(status, 0), now_ms))
 
     def _nobody_answered(self) -> None:
         """Dial comes back without an answer."""
@@ -252,7 +252,7 @@ class Line:
         self.stage, self.answered_s, self.answered_dial = "talk", now_s, leg.dial
         self._say(f"is answered by {leg.dial}, first={self.caller.is_first}")
         self.dialstatus, self.cause = DialStatus.ANSWER, 16
-        self._tell(DialEnded(self.uniqueid, leg.uniqueid, DialStatus.ANSWER, self.channel, leg.channel, now_ms))
+        self._tell(DialEnded(self.uniqueid, leg.uniqueid, DialStatus.ANSWER, self.channel, now_ms))
         for other in self.legs:
             if other is not leg:
                 self._leg_over(other, DialStatus.CANCEL)
@@ -279,8 +279,8 @@ class Line:
             self._ceiling.cancel()
         now_ms = self._now_ms()
         self.source = {"caller": self.channel, "target": leg.channel}.get(by, "dialplan/builtin")
-        self._tell(LegLeftBridge(leg.uniqueid, self.uniqueid, leg.channel, "bridge", now_ms))
-        self._tell(ChannelHungUp(leg.uniqueid, self.uniqueid, leg.channel, 16, now_ms))
+        self._tell(LegLeftBridge(leg.uniqueid, now_ms))
+        self._tell(ChannelHungUp(leg.uniqueid, 16, now_ms))
         leg.ended = True
         self.world.invariants.talked(self)
         if by == "caller":
@@ -351,7 +351,7 @@ class Line:
 
     def _leave(self) -> None:
         self.over, self.stage = True, "over"
-        self._tell(ChannelHungUp(self.uniqueid, self.uniqueid, self.channel, self.cause, self._now_ms()))
+        self._tell(ChannelHungUp(self.uniqueid, self.cause, self._now_ms()))
         self.asterisk.disappear(self)
 
     def vanish(self) -> None:

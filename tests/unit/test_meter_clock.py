@@ -59,7 +59,7 @@ def test_a_clock_that_is_set_forward_at_the_end_makes_no_talk_negative() -> None
             meter.on_event(began(LEG, *LEGS[LEG]))
             meter.on_event(ended(LEG, LEGS[LEG][0], DialStatus.ANSWER))
             now_ms += HOUR_MS
-            meter.on_event(LegLeftBridge(LEG, "u-1", LEGS[LEG][0], "bridge-1", NOW_MS + 900))
+            meter.on_event(LegLeftBridge(LEG, NOW_MS + 900))
             assert meter.times("u-1").clock_talk_ms == 0
         finally:
             await meter.close()
