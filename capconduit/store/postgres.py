@@ -45,8 +45,11 @@ DURABLE: Final = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
 # Decisions find every row by its key. A planner that takes a table for small would read it whole, with all the dead
-# versions that decisions leave behind until the next vacuum: twice the work after a minute, and growing.
-BY_KEY: Final = "".join(f" -c enable_{way}=off" for way in ("seqscan", "bitmapscan", "hashjoin", "mergejoin"))
+# versions that decisions leave behind until the next vacuum: twice the work after a minute, and growing. And no statement
+# looks for the same key twice: to memoize is in vain.
+BY_KEY: Final = "".join(
+    f" -c enable_{way}=off" for way in ("seqscan", "bitmapscan", "hashjoin", "mergejoin", "memoize")
+)
 SEND_BUFFER: Final = 1 << 20  # bytes: rows that are sent ahead must not wait until the server reads them
 # A server that has vanished without a word is given up after about ten seconds, not after TCP's quarter of an hour.
 KEEPALIVE: Final[dict[str, Any]] = {
@@ -83,9 +86,12 @@ def array_text(values: Sequence[Any], kind: str) -> str:
 
 
 def _given(columns: Sequence[Column]) -> str:
-    """Rows that come as one array for each column, as a table `given`."""
-    arrays = ", ".join(f"?::{kind}[]" for _, kind in columns)
-    return f"unnest({arrays}) AS given({', '.join(name for name, _ in columns)})"
+    """Rows that come as one array for each column.
+
+    Functions in SELECT go through their arrays in step, row by row; in FROM each would be kept as a table first, which
+    took as long as writing the rows.
+    """
+    return f"SELECT {', '.join(f'unnest(?::{kind}[]) AS {name}' for name, kind in columns)}"
 
 
 def _arrays(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -98,7 +104,7 @@ def _same(table: str, keys: Sequence[Column]) -> str:
 
 @lru_cache(maxsize=64)
 def _insert_sql(table: str, columns: tuple[Column, ...]) -> LiteralString:
-    return f"INSERT INTO {table} ({', '.join(name for name, _ in columns)}) SELECT * FROM {_given(columns)}"
+    return f"INSERT INTO {table} ({', '.join(name for name, _ in columns)}) {_given(columns)}"
 
 
 @lru_cache(maxsize=64)
@@ -118,12 +124,12 @@ def _together_sql(writes: tuple[LiteralString, ...]) -> str:
 @lru_cache(maxsize=64)
 def _update_sql(table: str, columns: tuple[Column, ...], keys: tuple[Column, ...]) -> LiteralString:
     sets = ", ".join(f"{name} = given.{name}" for name, _ in columns)
-    return f"UPDATE {table} SET {sets} FROM {_given([*columns, *keys])} WHERE {_same(table, keys)}"
+    return f"UPDATE {table} SET {sets} FROM ({_given([*columns, *keys])}) AS given WHERE {_same(table, keys)}"
 
 
 @lru_cache(maxsize=64)
 def _delete_sql(table: str, keys: tuple[Column, ...]) -> LiteralString:
-    return f"DELETE FROM {table} USING {_given(keys)} WHERE {_same(table, keys)}"
+    return f"DELETE FROM {table} USING ({_given(keys)}) AS given WHERE {_same(table, keys)}"
 
 
 @lru_cache(maxsize=1024)
@@ -216,8 +222,10 @@ class PostgresDialect(Dialect):
         return [(f"SELECT pg_advisory_xact_lock{shared}({ESTATE_LOCK})", {})]
 
     def name_locks(self, kind: str, pairs: Sequence[tuple[str, str]]) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        names = "unnest(CAST(:names_1 AS text[]), CAST(:names_2 AS text[])) AS name(one, two)"
-        hashes = f"SELECT DISTINCT hashtextextended(one || chr(10) || two, {_SEEDS[kind]}) AS key FROM {names}"
+        names = "SELECT unnest(CAST(:names_1 AS text[])) AS one, unnest(CAST(:names_2 AS text[])) AS two"
+        hashes = (
+            f"SELECT DISTINCT hashtextextended(one || chr(10) || two, {_SEEDS[kind]}) AS key FROM ({names}) AS name"
+        )
         sql = f"SELECT count(pg_advisory_xact_lock(key)) FROM ({hashes} ORDER BY key) AS hashes"
         return [(sql, self.pair_values("names", pairs))]
 
@@ -226,8 +234,8 @@ class PostgresDialect(Dialect):
 
     def any_pair(self, columns: tuple[str, str], name: str) -> str:
         second = "bigint" if columns[1].endswith("_ms") else "text"
-        pairs = f"unnest(CAST(:{name}_1 AS text[]), CAST(:{name}_2 AS {second}[]))"
-        return f"({columns[0]}, {columns[1]}) IN (SELECT * FROM {pairs})"
+        pairs = f"SELECT unnest(CAST(:{name}_1 AS text[])), unnest(CAST(:{name}_2 AS {second}[]))"
+        return f"({columns[0]}, {columns[1]}) IN ({pairs})"
 
     def list_value(self, items: Sequence[Any]) -> Any:
         return array_text(items, "text")
