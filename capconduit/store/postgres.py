@@ -45,8 +45,8 @@ DURABLE: Final = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
 # Decisions find every row by its key. A planner that takes a table for small would read it whole, with all the dead
-# versions that decisions leave behind until the next vacuum: twice the work after a minute, and growing. And no statement
-# looks for the same key twice: to memoize is in vain.
+# versions that decisions leave behind until the next vacuum: twice the work after a minute, and growing. And no key is
+# looked for twice in a statement: to memoize is in vain.
 BY_KEY: Final = "".join(
     f" -c enable_{way}=off" for way in ("seqscan", "bitmapscan", "hashjoin", "mergejoin", "memoize")
 )
