@@ -6,12 +6,13 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import apsw
 import pytest
 
 from capconduit_cli.app import NOUNS, PROGRAM, build_root, load_noun
@@ -155,8 +156,5 @@ class Prepared:
 
     def _settle(self) -> None:
         """Everything is in the one file."""
-        import sqlite3
-
-        with sqlite3.connect(self._file) as connection:
+        with closing(apsw.Connection(str(self._file))) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
