@@ -28,6 +28,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import parse_qsl
@@ -42,7 +43,7 @@ MAX_LINE_BYTES: Final = 8_191  # with the newline
 MAX_NAME_CHARACTERS: Final = 80  # ours: a name comes from our vocabulary, never from a peer
 
 _NO_QUERY: Final[Mapping[str, str]] = MappingProxyType({})
-_ARGUMENT_PLACE: Final = {f"agi_arg_{place}": place for place in range(1, MAX_ARGUMENTS + 1)}
+_ARGUMENTS: Final = dict.fromkeys(f"agi_arg_{place}" for place in range(1, MAX_ARGUMENTS + 1)).keys()
 
 
 class HeaderFault(StrEnum):
@@ -157,7 +158,7 @@ def _empty_line(data: bytes | bytearray, start: int) -> tuple[int, int]:
         return 0, 1 if data.startswith(b"\n") else 2
     bare = data.find(b"\n\n", start)
     # One with CR wins where it is complete earlier: `\n\r\n\n` ends at its third byte in whatever segments it came.
-    with_cr = data.find(b"\n\r\n", start, bare + 1 if bare >= 0 else len(data))
+    with_cr = data.find(b"\n\r\n", start, bare + 1 if bare >= 0 else len(data)) if b"\r" in data else -1
     if with_cr >= 0:
         return with_cr, with_cr + 3
     return (bare, bare + 2) if bare >= 0 else (-1, -1)
@@ -177,26 +178,37 @@ def parse_header(block: bytes, received_ns: int) -> AgiRequest | HeaderFault:
     if len(lines) > MAX_HEADER_LINES:
         return HeaderFault.TOO_MANY_LINES
     env: dict[str, str] = {}
-    places: dict[int, str] = {}
+    skipped = 0
     for line in lines:
-        name, colon, value = line.partition(":")
+        name, colon, value = line.partition(": ")  # as Asterisk writes it
         if not colon:
-            continue
-        if name in env:
-            return HeaderFault.SAID_TWICE
-        value = value.removeprefix(" ")
-        env[name] = value
-        place = _ARGUMENT_PLACE.get(name)
-        if place is not None:
-            places[place] = value
+            name, colon, value = line.partition(":")
+        if colon:
+            env[name] = value
+        else:
+            skipped += 1
+    if len(env) + skipped < len(lines):
+        return HeaderFault.SAID_TWICE
     url = env.get("agi_request")
     if url is None:
         return HeaderFault.NO_REQUEST
     script, query = _split_url(url)
     if query is None:
         return HeaderFault.TOO_MANY_QUERY_FIELDS
-    args = tuple([places.get(place, "") for place in range(1, max(places) + 1)]) if places else ()
-    return AgiRequest(script, query, args, env, received_ns)
+    return AgiRequest(script, query, _arguments(env), env, received_ns)
+
+
+def _arguments(env: Mapping[str, str]) -> tuple[str, ...]:
+    """The values of agi_arg_1, agi_arg_2 …; one that is missing between others is ""."""
+    left = len(env.keys() & _ARGUMENTS)
+    args: list[str] = []
+    for name in _ARGUMENTS:
+        if not left:
+            break
+        value = env.get(name)
+        left -= value is not None
+        args.append(value or "")
+    return tuple(args)
 
 
 def _split_url(url: str) -> tuple[str, Mapping[str, str] | None]:
@@ -312,21 +324,30 @@ def encode_mset(pairs: Sequence[tuple[str, str]]) -> bytes:
         raise AgiQuotingError("", "nothing to set")
     if len(pairs) > MAX_PAIRS:
         raise AgiQuotingError("", f"{len(pairs)} variables, at most {MAX_PAIRS} fit")
-    quoted: list[str] = []
-    for name, value in pairs:
-        if _VARIABLE_NAME.fullmatch(name) is None:
+    for name, _ in pairs:
+        if not _is_variable_name(name):
             raise AgiQuotingError(ascii(name[:MAX_NAME_CHARACTERS]), "not a variable name")
-        try:
-            quoted.append(f"{name}={quote_value(value)}")
-        except AgiQuotingError as fault:
-            raise AgiQuotingError(name, fault.reason) from None
+    if _SPECIAL.search("".join([value for _, value in pairs])) is not None:  # looked for in all of them at once
+        pairs = [(name, _quoted(name, value)) for name, value in pairs]
     try:
-        line = f'EXEC MSet "{",".join(quoted)}"\n'.encode()
+        line = f'EXEC MSet "{",".join(map("=".join, pairs))}"\n'.encode()
     except UnicodeEncodeError:
         raise AgiQuotingError("", "a value that is not encodable as UTF-8") from None
     if len(line) > MAX_LINE_BYTES:
         raise AgiQuotingError("", f"the line has {len(line)} bytes, at most {MAX_LINE_BYTES} fit")
     return line
+
+
+@lru_cache(maxsize=256)  # there are a dozen of them
+def _is_variable_name(name: str) -> bool:
+    return _VARIABLE_NAME.fullmatch(name) is not None
+
+
+def _quoted(name: str, value: str) -> str:
+    try:
+        return quote_value(value)
+    except AgiQuotingError as fault:
+        raise AgiQuotingError(name, fault.reason) from None
 
 
 def failure_line(reason: Failure) -> bytes:

@@ -89,8 +89,14 @@ def test_a_line_without_a_colon_is_skipped() -> None:
     assert request(environment("route", "x", name=b"Bob\nSmith")).env["agi_calleridname"] == "Bob"
 
 
-def test_a_line_injected_through_a_newline_refuses_the_request() -> None:
-    assert read_header(environment("route", "real", name=b"Bob\nagi_arg_1: forged")) is HeaderFault.SAID_TWICE
+def test_a_value_without_its_space_is_a_value() -> None:
+    read = request(b"agi_request:agi://h/route\nagi_arg_1:a\nagi_arg_2: b:c\nagi_arg_3:\n\n")
+    assert (read.script, read.args) == ("route", ("a", "b:c", ""))
+
+
+@pytest.mark.parametrize("forged", [b"agi_arg_1: forged", b"agi_arg_1:forged", b"x\nagi_arg_1: forged", b"x: y\nx: z"])
+def test_a_line_injected_through_a_newline_refuses_the_request(forged: bytes) -> None:
+    assert read_header(environment("route", "real", name=b"Bob\n" + forged)) is HeaderFault.SAID_TWICE
 
 
 @pytest.mark.parametrize("data", [b"\n", b"\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x00\xff\n\n"])
