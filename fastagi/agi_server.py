@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
@@ -62,13 +62,16 @@ class Endpoint:
     late: answers in the handler's place when that was not done within the deadline, or raised (then `failed` is
     added); it must not block. on_late_result: gets what the handler answered after its deadline, to give back what
     it took; where it is None the answer's `on_applied(False)` is called instead. deadline_ms: from the complete
-    header; None takes the server's.
+    header; None takes the server's. on_request: told of each request before its handler. on_answer: told what the
+    handler answered, in time or not, None where it raised; and the seconds since the complete header.
     """
 
     handler: Callable[[AgiRequest], Coroutine[Any, Any, AgiReply]]
     late: Callable[[AgiRequest], AgiReply]
     on_late_result: Callable[[AgiRequest, AgiReply], None] | None = None
     deadline_ms: int | None = None
+    on_request: Sequence[Callable[[], None]] = ()
+    on_answer: Sequence[Callable[[AgiReply | None, float], None]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +327,8 @@ class _Connection(asyncio.Protocol):
         deadline_ms = server.limits.deadline_ms if endpoint.deadline_ms is None else endpoint.deadline_ms
         self._state = _DECIDING
         self._timer = self._loop.call_later(deadline_ms / 1_000, self._deadline_passed)
+        for listener in endpoint.on_request:
+            self._call_back("on_request", listener)
         try:
             task = self._loop.create_task(endpoint.handler(self._request))
         except Exception as error:  # noqa: BLE001 - no coroutine came of it, and Asterisk waits without a timeout
@@ -345,6 +350,11 @@ class _Connection(asyncio.Protocol):
             self._answer(task.result())
         else:
             self._give_back(task.result())
+        if self._endpoint.on_answer:
+            took_s = (time.monotonic_ns() - self._request.received_ns) / 1e9
+            answered = None if task.cancelled() or task.exception() is not None else task.result()
+            for listener in self._endpoint.on_answer:
+                self._call_back("on_answer", listener, answered, took_s)
         server.ended()
 
     def _handler_failed(self, error: BaseException) -> None:
@@ -376,10 +386,7 @@ class _Connection(asyncio.Protocol):
             self._report(reply, False)
             return
         self._server.counters.not_applied += 1
-        try:
-            on_late_result(self._request, reply)
-        except Exception as error:  # noqa: BLE001 - a callback's fault is logged; the loop serves other calls
-            self._callback_failed("on_late_result", error)
+        self._call_back("on_late_result", on_late_result, self._request, reply)
 
     # -- answer -------------------------------------------------------------------------------------------------
 
@@ -437,12 +444,14 @@ class _Connection(asyncio.Protocol):
             self._server.counters.applied += 1
         else:
             self._server.counters.not_applied += 1
-        if reply.on_applied is None:
-            return
+        if reply.on_applied is not None:
+            self._call_back("on_applied", reply.on_applied, applied)
+
+    def _call_back(self, name: str, callback: Callable[..., None], *told: object) -> None:
         try:
-            reply.on_applied(applied)
+            callback(*told)
         except Exception as error:  # noqa: BLE001 - a callback's fault is logged; the loop serves other calls
-            self._callback_failed("on_applied", error)
+            self._callback_failed(name, error)
 
     def _callback_failed(self, name: str, error: Exception) -> None:
         self._server.complain(logging.ERROR, "%s of AGI %s failed for channel %s", name, *self._name(), error=error)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
-from fastagi.agi_server import AgiReply, AgiRequest, Endpoint
+from fastagi.agi_server import AgiReply, Endpoint
 
 SECONDS: Final = 60
 RECENT_S: Final = 10  # over which decisions per second are told
@@ -30,27 +30,24 @@ class Pulse:
 
     def timed(self, endpoint: Endpoint, *, arrives: bool = False) -> Endpoint:
         """The same endpoint, its decisions counted and timed. `arrives`: each is a new call."""
-        handler = endpoint.handler
+        on_request = (*endpoint.on_request, self._asked) if arrives else endpoint.on_request
+        return replace(endpoint, on_request=on_request, on_answer=(*endpoint.on_answer, self._answered))
 
-        async def handle(request: AgiRequest) -> AgiReply:
-            began_s = self._now_s()
-            if arrives:
-                self._arrived[self._place(began_s)] += 1
-            try:
-                return await handler(request)
-            finally:
-                ended_s = self._now_s()
-                self._decided[self._place(ended_s)] += 1
-                self._took.append((ended_s, (ended_s - began_s) * 1_000))
+    def _asked(self) -> None:
+        self._arrived[self._place(self._now_s())] += 1
 
-        return replace(endpoint, handler=handle)
+    def _answered(self, _reply: AgiReply | None, took_s: float) -> None:
+        now_s = self._now_s()
+        self._decided[self._place(now_s)] += 1
+        self._took.append((now_s, took_s * 1_000))
 
     def _place(self, now_s: float) -> int:
         """Where the second of `now_s` counts; those that nobody counted in are emptied."""
         second = int(now_s)
-        for passed in range(self._second + 1, min(second, self._second + SECONDS) + 1):
-            self._arrived[passed % SECONDS] = self._decided[passed % SECONDS] = 0
-        self._second = max(second, self._second)
+        if second > self._second:
+            for passed in range(self._second + 1, min(second, self._second + SECONDS) + 1):
+                self._arrived[passed % SECONDS] = self._decided[passed % SECONDS] = 0
+            self._second = second
         return second % SECONDS
 
     def cps(self) -> list[int]:

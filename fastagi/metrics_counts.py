@@ -9,13 +9,12 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from time import monotonic
 from typing import Final
 
 from capconduit.domain.model import Cdr
 from capconduit.domain.outcomes import outcome_of
-from capconduit.vocab import CcVariable
-from fastagi.agi_server import AgiReply, AgiRequest, Endpoint
+from capconduit.vocab import CcVariable, Verdict
+from fastagi.agi_server import AgiReply, Endpoint
 
 # Seconds. A decision has 250 ms by default; a settlement may wait for a database that is away.
 DECISION_BOUNDS: Final = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -48,9 +47,8 @@ class Histogram:
 class Counts:
     """Counted since start. Decisions on the loop, ended calls on the engine's thread."""
 
-    def __init__(self, now_ms: Callable[[], int], now_s: Callable[[], float] = monotonic) -> None:
+    def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
-        self._now_s = now_s
         self.took: dict[str, Histogram] = {}  # seconds to an answer, by script
         self.decisions: Counter[tuple[str, str, str]] = Counter()  # (script, verdict, reject code)
         self.ended: Counter[tuple[str, str]] = Counter()  # (outcome, reject code)
@@ -61,18 +59,17 @@ class Counts:
 
     def counted(self, script: str, endpoint: Endpoint) -> Endpoint:
         """The same endpoint, its answers counted and timed."""
-        handler, took = endpoint.handler, self.took.setdefault(script, Histogram(DECISION_BOUNDS))
+        took = self.took.setdefault(script, Histogram(DECISION_BOUNDS))
 
-        async def handle(request: AgiRequest) -> AgiReply:
-            began_s = self._now_s()
-            reply = await handler(request)
-            took.observe(self._now_s() - began_s)
+        def answered(reply: AgiReply | None, took_s: float) -> None:
+            if reply is None:
+                return
+            took.observe(took_s)
             verdict, code = _verdict(reply)
             if verdict:
                 self.decisions[(script, verdict, code)] += 1
-            return reply
 
-        return replace(endpoint, handler=handle)
+        return replace(endpoint, on_answer=(*endpoint.on_answer, answered))
 
     def on_cdrs(self, cdrs: Sequence[Cdr]) -> None:
         """Count calls that are over; told by the engine after their commit."""
@@ -87,11 +84,10 @@ class Counts:
 
 
 def _verdict(reply: AgiReply) -> tuple[str, str]:
-    """(verdict, reject code without its refinement) of an answer; empty where it is none."""
-    verdict = reason = ""
-    for name, value in reply.variables:
-        if name == CcVariable.VERDICT:
-            verdict = value
-        elif name == CcVariable.REASON:
-            reason = value
-    return str(verdict), reason.partition(":")[0]
+    """(verdict, reject code without its refinement) of an answer, whose verdict is last; empty where it is none."""
+    name, verdict = reply.variables[-1] if reply.variables else ("", "")
+    if name != CcVariable.VERDICT:
+        return "", ""
+    if verdict == Verdict.DIAL:
+        return str(verdict), ""
+    return str(verdict), dict(reply.variables).get(CcVariable.REASON, "").partition(":")[0]

@@ -140,19 +140,21 @@ def test_the_pulse_counts_by_second_and_forgets_after_a_minute() -> None:
     now_s = [1_000.0]
     pulse = Pulse(lambda: now_s[0])
 
-    async def decide(took_s: float) -> None:
-        async def handler(_request: Any) -> Any:
-            now_s[0] += took_s
+    nothing: Any = None
+    endpoint = pulse.timed(Endpoint(handler=nothing, late=nothing), arrives=True)
 
-        nothing: Any = None
-        endpoint = pulse.timed(Endpoint(handler=handler, late=nothing), arrives=True)
-        await endpoint.handler(nothing)
+    def decide(took_s: float) -> None:
+        for listener in endpoint.on_request:
+            listener()
+        now_s[0] += took_s
+        for told in endpoint.on_answer:
+            told(None, took_s)
 
     assert pulse.decisions() == {"per_second": 0.0, "p50_ms": None, "p99_ms": None}
     for _ in range(3):
-        asyncio.run(decide(0.010))
+        decide(0.010)
     now_s[0] += 1
-    asyncio.run(decide(0.100))
+    decide(0.100)
     assert pulse.cps()[-2:] == [3, 1]
     assert (pulse.decisions()["p50_ms"], pulse.decisions()["p99_ms"]) == (10.0, 100.0)
     now_s[0] += 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -194,6 +194,51 @@ def test_a_callback_that_raises_harms_nobody(run: Runner, caplog: pytest.LogCapt
 
     run(scene())
     assert caplog.text.count("on_applied of AGI settle failed") == 2
+
+
+def test_who_listens_hears_of_each_request_and_of_each_answer_with_its_time(run: Runner) -> None:
+    async def scene() -> None:
+        told, heard = Told(), list[tuple[AgiReply | None, float]]()
+
+        def listened(endpoint: Endpoint) -> Endpoint:
+            return replace(
+                endpoint, on_request=[lambda: asked.append(True)], on_answer=[lambda *what: heard.append(what)]
+            )
+
+        asked: list[bool] = []
+        scripts = {
+            "route": listened(told.endpoint()), "late": listened(told.waiting(deadline_ms=20)),
+            "crash": listened(Endpoint(crash, reject_late)),
+        }  # fmt: skip
+        async with serving(scripts) as (_, port):
+            await exchange(port, "route")
+            assert (len(asked), heard[0][0]) == (1, told.reply())
+            assert 0 < heard[0][1] < 5
+            await exchange(port, "late")
+            assert (len(asked), len(heard)) == (2, 1)
+            told.go.set()
+            await until(lambda: len(heard) == 2)
+            assert heard[1][0] == told.reply()
+            assert 0.02 <= heard[1][1] < 5
+            await exchange(port, "crash")
+            assert (len(asked), heard[2][0]) == (3, None)
+
+    run(scene())
+
+
+def test_a_listener_that_raises_harms_nobody(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def scene() -> None:
+        told = Told()
+        endpoint = replace(told.endpoint(), on_request=[explode], on_answer=[explode])
+        async with serving({"route": endpoint}) as (_, port):
+            assert (await exchange(port, "route")).variables["CC_VERDICT"] == "dial"
+        assert "on_request of AGI route failed" in caplog.text
+        assert "on_answer of AGI route failed" in caplog.text
+
+    run(scene())
 
 
 # -- deadline ---------------------------------------------------------------------------------------------------------
