@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from capconduit.domain.calls import AnsweredAnswer, AnswerReport, ExtendAnswer, ExtendRequest, LegTimes, SettleReport
 from capconduit.domain.model import Call
+from capconduit.domain.record import replace
 from capconduit.errors import CapConduitError
 from capconduit.services.engine import EngineBusy
 from capconduit.units import MS_PER_SECOND

@@ -18,7 +18,9 @@ class BadRequest(ValueError):
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
     """`text` without control characters, at most `limit` characters."""
-    return _CONTROL.sub("", text)[:limit].strip()
+    if not text.isprintable():  # which text with a control character is not, and other text seldom
+        text = _CONTROL.sub("", text)
+    return text[:limit].strip()
 
 
 def uniqueid_of(args: tuple[str, ...]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from capconduit.domain.calls import DialAnswer, RejectAnswer, RouteAnswer
 from capconduit.vocab import REJECTS, CcVariable, RejectCode, Verdict
 from fastagi.agi_server import AgiReply
@@ -12,7 +14,7 @@ def route_reply(answer: RouteAnswer) -> AgiReply:
     return dial_reply(answer) if isinstance(answer, DialAnswer) else reject_reply(answer)
 
 
-def dial_reply(answer: DialAnswer) -> AgiReply:
+def dial_reply(answer: DialAnswer, on_applied: Callable[[bool], None] | None = None) -> AgiReply:
     """Dial this target."""
     return AgiReply(
         (
@@ -25,7 +27,8 @@ def dial_reply(answer: DialAnswer) -> AgiReply:
             (CcVariable.OPTIONS, answer.options),
             (CcVariable.TARGET, answer.target),
             (CcVariable.VERDICT, Verdict.DIAL),
-        )
+        ),
+        on_applied=on_applied,
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from capconduit.clock import Clock
@@ -20,7 +19,7 @@ from capconduit.services.engine import EngineBusy
 from capconduit.vocab import CcVariable, RejectCode, Verdict
 from fastagi.agi_server import AgiReply, AgiRequest, Endpoint
 from fastagi.asking import Asker
-from fastagi.handlers.replies import reject_without_decision, route_reply
+from fastagi.handlers.replies import dial_reply, reject_reply, reject_without_decision
 from fastagi.meter import Meter
 from fastagi.texts import argument, clean, uniqueid_of
 
@@ -73,12 +72,12 @@ class RouteHandler:
         except BaseException:  # not ours to handle, only not to be watched any more
             self._meter.forget(command.uniqueid)
             raise
-        log.debug("route %s", _told(answer), extra={"uniqueid": command.uniqueid, "did": command.dnid})
-        reply = route_reply(answer)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("route %s", _told(answer), extra={"uniqueid": command.uniqueid, "did": command.dnid})
         if not isinstance(answer, DialAnswer):
             self._meter.forget(command.uniqueid)
-            return reply
-        return replace(reply, on_applied=lambda applied: self._delivered(command.uniqueid, applied))
+            return reject_reply(answer)
+        return dial_reply(answer, lambda applied: self._delivered(command.uniqueid, applied))
 
     def _delivered(self, uniqueid: str, applied: bool) -> None:
         """Asterisk did not take the verdict: the caller is gone, or the dialplan waited no longer for us.

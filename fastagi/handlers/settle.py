@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from capconduit.domain.calls import SettleAnswer, SettleReport
+from capconduit.domain.record import replace
 from capconduit.errors import DatabaseError
 from capconduit.services.engine import EngineBusy
 from capconduit.vocab import DialStatus
@@ -64,6 +64,8 @@ class SettleHandler:
         uniqueid = uniqueid_of(args)
         await self._meter.wait_for_end(uniqueid, AMI_GRACE_S)
         leg = self._meter.times(uniqueid)
+        if not leg.dial:
+            leg = replace(leg, dial=dialled_leg(argument(args, 8, MAX_DIAL)))
         report = SettleReport(
             node=self._node,
             uniqueid=uniqueid,
@@ -73,7 +75,7 @@ class SettleHandler:
             hangup_cause=number(argument(args, 5)) or 0,
             hangup_source=argument(args, 6),
             channel=clean(request.env.get("agi_channel", "")),
-            leg=replace(leg, dial=leg.dial or dialled_leg(argument(args, 8, MAX_DIAL))),
+            leg=leg,
         )
         try:
             answer = await self._settled(report)
@@ -94,11 +96,11 @@ class SettleHandler:
     async def _settled(self, report: SettleReport) -> SettleAnswer:
         """The engine's answer. Raises EngineBusy, DatabaseError, TimeoutError; it may settle later all the same."""
         asked: asyncio.Future[SettleAnswer] = self._asker.ask(report)
-        done, _ = await asyncio.wait((asked,), timeout=ENGINE_S)
-        if not done:
-            asked.add_done_callback(_settled_late)
-            raise TimeoutError(f"the database did not answer within {ENGINE_S:g} s")
-        return asked.result()
+        timer = asyncio.get_running_loop().call_later(ENGINE_S, _give_up, asked)
+        try:
+            return await asked
+        finally:
+            timer.cancel()
 
     async def _keep(self, report: SettleReport) -> AgiReply:
         """Keep it on our own disk; acknowledged only when it is there.
@@ -142,7 +144,7 @@ def _end_ms(report: SettleReport, heard_ms: int) -> int:
     return heard_ms
 
 
-def _settled_late(answered: asyncio.Future[SettleAnswer]) -> None:
-    """Nobody waits any more; the journal has it."""
-    if not answered.cancelled() and (error := answered.exception()) is not None:
-        log.debug("a settlement that was kept: %s", error)
+def _give_up(asked: asyncio.Future[SettleAnswer]) -> None:
+    """Nobody waits for an answer any more; what comes later comes to nothing, for the journal has the settlement."""
+    if not asked.done():
+        asked.set_exception(TimeoutError(f"the database did not answer within {ENGINE_S:g} s"))
