@@ -23,7 +23,8 @@ from capconduit.domain.calls import RouteRequest
 from capconduit.domain.estate import Estate
 from capconduit.domain.model import Cdr
 from capconduit.domain.numbers import to_e164
-from capconduit.domain.routing import caller_of, find_did, region_of
+from capconduit.domain.routing import caller_of
+from capconduit.domain.ways import find_way
 from capconduit.errors import CapConduitError
 from capconduit.services.abuse import fact_of, forget, office_of, over, tell
 from capconduit.services.engine import Engine
@@ -118,10 +119,9 @@ class AbuseWatch:
         self._estate, self._windows = estate, windows
 
     def _count(self, request: RouteRequest, estate: Estate) -> RouteRequest:
-        _, did, trunk = find_did(request, estate)
-        owner = did or trunk
-        window = self._windows.get(owner.tenant_id if owner else estate.first_tenant_id())
-        caller = caller_of(to_e164(request.ani, region_of(trunk, estate)) or "", request.ani)
+        way = find_way(request, estate)
+        window = self._windows.get(way.tenant_id)
+        caller = caller_of(to_e164(request.ani, way.region) or "", request.ani)
         if window is None or not caller:
             return request
         return replace(request, caller_calls=window.count(caller, self._clock.monotonic_ms()))

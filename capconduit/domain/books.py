@@ -7,6 +7,7 @@ never promises a place or a micro twice.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from capconduit.domain.model import (
     Account,
@@ -25,6 +26,8 @@ from capconduit.domain.model import (
 )
 from capconduit.domain.record import replace
 from capconduit.vocab import HoldState, PlaceState
+
+RELEASED: Final = PlaceState.RELEASED  # asked for by each place; Python 3.11 takes long to find a member of an enum
 
 CounterKey = tuple[str, int]  # cap id, start of the window (UTC ms)
 CallKey = tuple[str, str]  # node, uniqueid
@@ -71,7 +74,7 @@ class NewRows:
 
 @dataclass(slots=True)
 class Books:
-    """Locked rows of one transaction, kept true by `apply`; the store writes what is named dirty."""
+    """Locked rows of one transaction, kept true by `apply`; the store writes what is named new or dirty, never both."""
 
     accounts: dict[str, Account] = field(default_factory=dict)
     counters: dict[CounterKey, Counter] = field(default_factory=dict)
@@ -108,15 +111,11 @@ class Books:
     forgotten: list[tuple[str, str, str]] = field(default_factory=list)
 
     def take_new(self) -> NewRows:
-        """Hand over what is new. It is no longer dirty: whoever asks writes it as it is now."""
+        """Hand over what is new: whoever asks writes it as it is now. What changes of it from then on is dirty."""
         new = NewRows(
             self.new_calls, self.new_attempts, self.new_places, self.new_holds,
             self.new_ledger, self.new_cdrs, self.new_events, self.new_tombstones,
         )  # fmt: skip
-        self.dirty_calls -= new.calls
-        self.dirty_attempts -= new.attempts
-        self.dirty_places -= new.places
-        self.dirty_holds -= new.holds
         self.new_calls, self.new_attempts, self.new_places, self.new_holds = set(), set(), set(), set()
         self.new_ledger, self.new_cdrs, self.new_events, self.new_tombstones = [], [], [], []
         return new
@@ -180,17 +179,18 @@ class Books:
 
     def open_places(self, call_id: str) -> list[Place]:
         """The places a call still occupies."""
-        return [p for p in self.places.get(call_id, {}).values() if p.state is not PlaceState.RELEASED]
+        return [p for p in self.places.get(call_id, {}).values() if p.state is not RELEASED]
 
     def apply(self, changes: Changes) -> None:
         """Take over the changes of one decision, with counters and accounts that follow from them."""
         self._apply_calls(changes)
         for attempt in changes.attempts:
-            own = self.attempts.setdefault(attempt.call_id, {})
+            own, key = self.attempts.setdefault(attempt.call_id, {}), (attempt.call_id, attempt.number)
             if attempt.number not in own:
-                self.new_attempts.add((attempt.call_id, attempt.number))
+                self.new_attempts.add(key)
+            elif key not in self.new_attempts:
+                self.dirty_attempts.add(key)
             own[attempt.number] = attempt
-            self.dirty_attempts.add((attempt.call_id, attempt.number))
         for place in changes.places:
             self._apply_place(place)
         for hold in changes.holds:
@@ -243,8 +243,9 @@ class Books:
             if call.id not in self.calls:
                 self.new_calls.add(call.id)
                 self.call_ids[(call.node, call.uniqueid)] = call.id
+            elif call.id not in self.new_calls:
+                self.dirty_calls.add(call.id)
             self.calls[call.id] = call
-            self.dirty_calls.add(call.id)
         for call_id in changes.ended:
             call = self.calls.pop(call_id)
             del self.call_ids[(call.node, call.uniqueid)]
@@ -256,20 +257,22 @@ class Books:
 
     def _apply_place(self, place: Place) -> None:
         """A place that is released is released once: a second release changes nothing."""
-        call_id, attempt, cap_id = place.call_id, place.attempt, place.cap_id
+        call_id, cap_id = place.call_id, place.cap_id
+        own_key, key = (place.attempt, cap_id), (call_id, place.attempt, cap_id)
         own = self.places.get(call_id)
         if own is None:
             own = self.places[call_id] = {}
-        before, held_before = own.get((attempt, cap_id)), 0
+        before, held_before = own.get(own_key), 0
         if before is None:
-            self.new_places.add((call_id, attempt, cap_id))
-        elif before.state is PlaceState.RELEASED:
+            self.new_places.add(key)
+        elif before.state is RELEASED:
             return
         else:
             held_before = before.amount
-        own[(attempt, cap_id)] = place
-        self.dirty_places.add((call_id, attempt, cap_id))
-        if place.state is PlaceState.RELEASED:
+            if key not in self.new_places:
+                self.dirty_places.add(key)
+        own[own_key] = place
+        if place.state is RELEASED:
             used, in_flight = place.counted, -held_before
         else:
             used, in_flight = 0, place.amount - held_before
@@ -280,10 +283,11 @@ class Books:
         before = self.holds.get(hold.call_id)
         if before is None:
             self.new_holds.add(hold.call_id)
+        elif hold.call_id not in self.new_holds:
+            self.dirty_holds.add(hold.call_id)
         open_before = before.amount_micros if before and before.state is HoldState.OPEN else 0
         open_after = hold.amount_micros if hold.state is HoldState.OPEN else 0
         self.holds[hold.call_id] = hold
-        self.dirty_holds.add(hold.call_id)
         account = self.accounts[hold.seller_id]
         self._put_account(replace(account, held_micros=account.held_micros + open_after - open_before))
 

@@ -29,7 +29,7 @@ from capconduit.domain.settings import Settings, settings_of
 from capconduit.domain.tariffs import dump_tariff, tariff_of
 from capconduit.domain.windows import CPS_BUCKET_MS, CPS_WINDOW_MS, bucket_ms
 from capconduit.units import format_span
-from capconduit.vocab import CapMetric, CapScope, WindowKind
+from capconduit.vocab import RESERVED_METRICS, CapMetric, CapScope, WindowKind
 
 _DEFAULTS = Settings()
 
@@ -37,7 +37,7 @@ _DEFAULTS = Settings()
 @dataclass(frozen=True, slots=True)
 class ZonedCap:
     """A cap with the time zone its windows follow and the name of what it limits; `check` and `window` are how a
-    decision's trace names it.
+    decision's trace names it. One that `reserves` counts minutes or spend, one that `ticks` calls per second.
 
     One that looks back from now (a rolling window, calls per second) counts in buckets of `bucket_ms` and looks back
     `rolling_ms`; both are 0 for the others.
@@ -50,6 +50,8 @@ class ZonedCap:
     window: str
     rolling_ms: int = 0
     bucket_ms: int = 0
+    reserves: bool = False
+    ticks: bool = False
     # Its window, or bucket, that was asked for last, from inclusive, to exclusive, with the key of the counter: most
     # decisions of a day lie in the same one.
     recent: list[tuple[int, int, CounterKey]] = field(default_factory=lambda: [(0, 0, ("", 0))], compare=False)
@@ -86,6 +88,26 @@ class Offers:
     all: Sequence[Offer]
     least_micros: int
     least_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a number that is dialled on a trunk leads; see ways.py.
+
+    `number` is in E.164, or as received where it is none; `region` is that of national numbers on the trunk; `trunk` is
+    the one that the call counts for. `caps` hold for the call as a whole, in the order they are checked; `every_cap`
+    has those of the campaign's targets, too. A number that is nobody's, or is assigned to nobody, has no more.
+    """
+
+    number: str
+    region: str
+    tenant_id: str
+    did: Did | None
+    trunk: Trunk | None
+    campaign: Campaign | None = None
+    seller: Seller | None = None
+    caps: Sequence[tuple[CapScope, Sequence[ZonedCap]]] = ()
+    every_cap: Sequence[ZonedCap] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +148,8 @@ class Estate:
     blocklist: Blocklist[Block]
     rows: Rows  # what it was built from
     settings_by_tenant: Mapping[str, Settings] = field(default_factory=dict)
-    _offers: dict[str, Offers] = field(default_factory=dict)  # made when first asked for
+    ways: dict[tuple[str, str], Way] = field(default_factory=dict)  # by trunk and number, made when first asked for
+    _offers: dict[str, Offers] = field(default_factory=dict)  # likewise
 
     def opening(self, schedule_id: str | None) -> Opening | None:
         """A schedule made ready; None: always open."""
@@ -195,7 +218,10 @@ def zone_cap(cap: Cap, zone: str, subject: str) -> ZonedCap:
     elif cap.window_kind is WindowKind.ROLLING:
         rolling_ms, width_ms = cap.window_ms, bucket_ms(cap.window_ms)
     check, window = f"cap.{cap.scope}", window_text(cap) or cap.window_kind
-    return ZonedCap(cap, zone, subject, check, window, rolling_ms, width_ms)
+    return ZonedCap(
+        cap, zone, subject, check, window, rolling_ms, width_ms,
+        reserves=cap.metric in RESERVED_METRICS, ticks=cap.metric is CapMetric.CPS,
+    )  # fmt: skip
 
 
 def window_text(cap: Cap) -> str:

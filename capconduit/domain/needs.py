@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from capconduit.domain.books import Books, CallerKey, CallKey, CounterKey
 from capconduit.domain.calls import AnswerReport, AttemptReport, ExtendRequest, RouteRequest, SettleReport
-from capconduit.domain.estate import Estate, ZonedCap
+from capconduit.domain.estate import Estate, Way, ZonedCap
 from capconduit.domain.model import Call, Campaign
 from capconduit.domain.numbers import to_e164
-from capconduit.domain.routing import caller_of, caps_of_call, find_did, region_of
+from capconduit.domain.routing import caller_of
 from capconduit.domain.strategies import ROTATING
 from capconduit.domain.usage import counter_key
-from capconduit.vocab import RESERVED_METRICS
+from capconduit.domain.ways import find_way
 
 Command = RouteRequest | AttemptReport | SettleReport | AnswerReport | ExtendRequest
 
@@ -28,12 +28,12 @@ class Needs:
     rules: set[str] = field(default_factory=set)
     counters: dict[CounterKey, str] = field(default_factory=dict)
     ranges: set[tuple[str, int, int]] = field(default_factory=set)
-    _routed: set[tuple[str, str]] = field(default_factory=set)  # (DID, trunk) that were seen to already
+    _routed: dict[int, Way] = field(default_factory=dict)  # that were seen to already, by identity
 
-    def route(self, did_id: str, trunk_id: str) -> bool:
-        """Whether a call on this DID over this trunk is the first of the batch: the next ones need the same."""
-        fresh = (did_id, trunk_id) not in self._routed
-        self._routed.add((did_id, trunk_id))
+    def route(self, way: Way) -> bool:
+        """Whether a call on this way is the first of the batch: the next ones need the same."""
+        fresh = id(way) not in self._routed
+        self._routed[id(way)] = way
         return fresh
 
     def cap(self, zoned: ZonedCap, key: CounterKey) -> None:
@@ -76,11 +76,11 @@ def caller_key(command: Command, estate: Estate) -> CallerKey | None:
     """The caller in a campaign that does not take the same one twice in a while; None where that does not matter."""
     if not isinstance(command, RouteRequest):
         return None
-    _, did, trunk = find_did(command, estate)
-    campaign = estate.campaigns.get(did.campaign_id) if did and did.campaign_id else None
+    way = find_way(command, estate)
+    campaign = way.campaign
     if campaign is None or not campaign.duplicate_window_ms:
         return None
-    caller = caller_of(to_e164(command.ani, region_of(trunk, estate)) or "", command.ani)
+    caller = caller_of(to_e164(command.ani, way.region) or "", command.ani)
     return (campaign.id, caller) if caller else None
 
 
@@ -90,14 +90,11 @@ def needs_of(command: Command, estate: Estate, books: Books, now_ms: int, needs:
     if call is not None:
         _of_call(command, call, estate, books, now_ms, needs)
     elif isinstance(command, RouteRequest):
-        _, did, trunk = find_did(command, estate)
-        campaign = estate.campaigns.get(did.campaign_id) if did and did.campaign_id else None
-        if did is not None and campaign is not None and needs.route(did.id, trunk.id if trunk else ""):
-            seller = estate.sellers[campaign.seller_id]
-            needs.sellers.add(seller.id)
-            for _, caps in caps_of_call(estate, did.tenant_id, seller, did, trunk, campaign):
-                needs.caps(caps, now_ms)
-            _of_targets(campaign, estate, now_ms, needs)
+        way = find_way(command, estate)
+        if way.campaign is not None and needs.route(way):
+            needs.sellers.add(way.campaign.seller_id)
+            needs.caps(way.every_cap, now_ms)
+            _of_targets(way.campaign, estate, needs)
 
 
 def needs_of_all(commands: Iterable[Command], estate: Estate, books: Books, now_ms: int) -> Needs:
@@ -126,11 +123,10 @@ def callers_of(commands: Iterable[Command], estate: Estate) -> frozenset[CallerK
     return frozenset(key for command in commands if (key := caller_key(command, estate)))
 
 
-def _of_targets(campaign: Campaign, estate: Estate, now_ms: int, needs: Needs) -> None:
-    """The target's side of a choice."""
+def _of_targets(campaign: Campaign, estate: Estate, needs: Needs) -> None:
+    """The target's side of a choice, but for its caps."""
     for offer in estate.offers(campaign).all:
         needs.targets.add(offer.target.id)
-        needs.caps(offer.caps, now_ms)
         if campaign.strategy in ROTATING:
             needs.rules.add(offer.rule.id)
 
@@ -141,10 +137,10 @@ def _of_call(command: Command, call: Call, estate: Estate, books: Books, now_ms:
     only_reserved = isinstance(command, ExtendRequest)
     for place in books.open_places(call.id):
         zoned = estate.caps.get(place.cap_id)
-        if only_reserved and (zoned is None or zoned.cap.metric not in RESERVED_METRICS):
+        if only_reserved and (zoned is None or not zoned.reserves):
             continue
         key = (place.cap_id, place.window_start_ms)
-        if zoned is not None and zoned.cap.metric in RESERVED_METRICS:
+        if zoned is not None and zoned.reserves:
             needs.cap(zoned, key)
         else:
             needs.counters[key] = place.tenant_id
@@ -154,4 +150,6 @@ def _of_call(command: Command, call: Call, estate: Estate, books: Books, now_ms:
         needs.targets.update(a.target_id for a in books.attempts[call.id].values() if a.ended_ms is None)
     campaign = estate.campaigns.get(call.campaign_id)
     if isinstance(command, AttemptReport) and campaign is not None:
-        _of_targets(campaign, estate, now_ms, needs)
+        _of_targets(campaign, estate, needs)
+        for offer in estate.offers(campaign).all:
+            needs.caps(offer.caps, now_ms)

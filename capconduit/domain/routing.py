@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from capconduit.domain.books import CounterKey
 from capconduit.domain.calls import RouteRequest
-from capconduit.domain.estate import Estate, Offer, ZonedCap
+from capconduit.domain.estate import Estate, Offer, Way, ZonedCap
 from capconduit.domain.model import Account, Campaign, Did, Seller, TargetState, Trunk
 from capconduit.domain.numbers import is_anonymous, to_e164
 from capconduit.domain.rating import (
@@ -29,9 +29,9 @@ from capconduit.domain.stir import gate
 from capconduit.domain.strategies import ROTATING, Candidate, order
 from capconduit.domain.trace import Check, Noted, checks_of
 from capconduit.domain.usage import UNLIMITED, Room, Usage, counter_key, taken, window_text
+from capconduit.domain.ways import find_way
 from capconduit.units import MS_PER_SECOND
 from capconduit.vocab import (
-    RESERVED_METRICS,
     CampaignStatus,
     CapMetric,
     CapScope,
@@ -92,19 +92,6 @@ def cap_reason(zoned: ZonedCap) -> str:
     return ":".join(parts)
 
 
-def caps_of_call(
-    estate: Estate, tenant_id: str, seller: Seller, did: Did, trunk: Trunk | None, campaign: Campaign
-) -> list[tuple[CapScope, Sequence[ZonedCap]]]:
-    """The caps that hold for a call as a whole, in the order they are checked."""
-    return [
-        (CapScope.SYSTEM, estate.scoped(CapScope.SYSTEM, tenant_id)),
-        (CapScope.SELLER, estate.scoped(CapScope.SELLER, seller.id)),
-        (CapScope.DID, estate.scoped(CapScope.DID, did.id)),
-        (CapScope.TRUNK, estate.scoped(CapScope.TRUNK, trunk.id if trunk else None)),
-        (CapScope.CAMPAIGN, estate.scoped(CapScope.CAMPAIGN, campaign.id)),
-    ]
-
-
 def free_caps(
     decision: Decision, caps: Iterable[ZonedCap], usage: Usage, now_ms: int, need: tuple[int, int], room: Room
 ) -> tuple[list[CapPlace], ZonedCap | None]:
@@ -119,13 +106,13 @@ def free_caps(
         cap, key = zoned.cap, counter_key(zoned, now_ms)
         used, in_flight = taken(zoned, key, usage, now_ms)
         free = cap.limit_value - used - in_flight
-        is_free = free >= _least(cap.metric, need)
+        is_free = free >= (_least(cap.metric, need) if zoned.reserves else 1)
         noted = {
             "check": zoned.check, "ok": is_free, "subject": zoned.subject, "metric": cap.metric,
             "window": zoned.window, "used": used, "in_flight": in_flight, "limit": cap.limit_value,
         }  # fmt: skip
         decision.trace.append(noted)
-        if cap.metric in RESERVED_METRICS:
+        if zoned.reserves:
             room.narrow(cap.metric, free)
         places.append((zoned, key))
         if not is_free and full is None:
@@ -134,17 +121,16 @@ def free_caps(
 
 
 def _least(metric: CapMetric, need: tuple[int, int]) -> int:
-    """What must be free in a cap: a call, or the seconds or micros that are needed, where that is more than one."""
-    if metric not in RESERVED_METRICS:
-        return 1
+    """What must be free in a cap by minutes or spend: the seconds or micros that are needed."""
     return max(need[0] if metric is CapMetric.MINUTES else need[1], 1)
 
 
 def route(request: RouteRequest, estate: Estate, usage: Usage, now_ms: int, seed: str) -> Decision:
     """Decide about one call. `seed` (the call's id) feeds the strategy. Nothing is taken: see admission."""
-    decision = _identify(request, estate)
-    did, seller, campaign = decision.did, decision.seller, decision.campaign
-    if decision.reject or not (did and seller and campaign):
+    way = find_way(request, estate)
+    decision = _identify(request, way)
+    seller, campaign = decision.seller, decision.campaign
+    if seller is None or campaign is None:
         return decision
     settings = estate.settings(decision.tenant_id)
     if not _caller_allowed(decision, request, seller, campaign, estate, settings, now_ms):
@@ -155,55 +141,28 @@ def route(request: RouteRequest, estate: Estate, usage: Usage, now_ms: int, seed
         return decision.refuse(RejectCode.SELLER_SUSPENDED)
     if not _funded(decision, seller, campaign, estate, usage):
         return decision
-    scopes = caps_of_call(estate, decision.tenant_id, seller, did, decision.trunk, campaign)
-    if not _call_caps_free(decision, campaign, scopes, estate, usage, now_ms):
+    if not _call_caps_free(decision, campaign, way.caps, estate, usage, now_ms):
         return decision
     return _choose(decision, seller, campaign, estate, usage, now_ms, seed)
 
 
-def find_did(request: RouteRequest, estate: Estate) -> tuple[str, Did | None, Trunk | None]:
-    """The dialled number in E.164 (as received where it is none), the DID it is, and the trunk the call counts for.
-
-    National numbers are read with the region of the trunk the call came on; where several tenants name a trunk so, the
-    call counts for that of the DID's tenant. A call that names no trunk counts for the DID's own; one from a trunk that
-    the estate does not know counts for none.
-    """
-    named = estate.trunks_by_name.get(request.trunk, ())
-    trunk = named[0] if named else None
-    number = to_e164(request.dnid, region_of(trunk, estate)) or request.dnid
-    did = estate.dids_by_number.get(number)
-    if did is not None and (trunk is None or trunk.tenant_id != did.tenant_id):
-        own = estate.trunks[did.trunk_id] if did.trunk_id is not None and not request.trunk else None
-        trunk = next((t for t in named if t.tenant_id == did.tenant_id), own)
-    return number, did, trunk
-
-
-def region_of(trunk: Trunk | None, estate: Estate) -> str:
-    """The region of national numbers on a trunk (ISO 3166)."""
-    tenant_id = trunk.tenant_id if trunk else estate.first_tenant_id()
-    return (trunk.region if trunk else "") or estate.settings(tenant_id).default_region
-
-
-def _identify(request: RouteRequest, estate: Estate) -> Decision:
-    """Find the DID and whose it is."""
-    number, did, trunk = find_did(request, estate)
-    owner = did or trunk
+def _identify(request: RouteRequest, way: Way) -> Decision:
+    """Whose the DID is, where calls may go on."""
+    did = way.did
     decision = Decision(
-        tenant_id=owner.tenant_id if owner else estate.first_tenant_id(),
-        did_number=number,
-        caller_e164=to_e164(request.ani, region_of(trunk, estate)) or "",
+        tenant_id=way.tenant_id,
+        did_number=way.number,
+        caller_e164=to_e164(request.ani, way.region) or "",
         did=did,
-        trunk=trunk,
+        trunk=way.trunk,
     )
-    if not decision.note("did", did is not None, dnid=request.dnid, number=decision.did_number) or did is None:
+    if not decision.note("did", did is not None, dnid=request.dnid, number=way.number) or did is None:
         return decision.refuse(RejectCode.DID_UNKNOWN)
     if not decision.note("did.status", did.status is not DidStatus.SUSPENDED, status=did.status):
         return decision.refuse(RejectCode.DID_SUSPENDED)
-    assigned = did.status is DidStatus.ASSIGNED and did.campaign_id is not None
-    if not decision.note("did.campaign", assigned) or did.campaign_id is None:
+    if not decision.note("did.campaign", did.status is DidStatus.ASSIGNED and way.campaign is not None):
         return decision.refuse(RejectCode.DID_UNASSIGNED)
-    decision.campaign = estate.campaigns[did.campaign_id]
-    decision.seller = estate.sellers[decision.campaign.seller_id]
+    decision.campaign, decision.seller = way.campaign, way.seller
     return decision
 
 
@@ -519,10 +478,9 @@ def fund_dial(
     for candidate in dialled:
         room = purse.room.copy()
         for zoned in candidate.offer.caps:
-            cap = zoned.cap
-            if cap.metric in RESERVED_METRICS:
+            if zoned.reserves:
                 used, in_flight = taken(zoned, counter_key(zoned, now_ms), usage, now_ms)
-                room.narrow(cap.metric, cap.limit_value - used - in_flight)
+                room.narrow(zoned.cap.metric, zoned.cap.limit_value - used - in_flight)
         legs.append((candidate.offer.tariff, room))
     slice_s = estate.settings(campaign.tenant_id).funding_slice_s
     return fund_legs(legs, purse.available_micros, slice_s, _ceiling_s(campaign))

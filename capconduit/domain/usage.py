@@ -12,7 +12,7 @@ from capconduit.domain.estate import window_text as window_text  # it is known b
 from capconduit.domain.model import Account, Counter, Place, RecentCaller, TargetState
 from capconduit.domain.record import replace
 from capconduit.domain.windows import window_end_ms, window_start_ms
-from capconduit.vocab import RESERVED_METRICS, CapMetric, PlaceState
+from capconduit.vocab import CapMetric, PlaceState
 
 UNLIMITED = 1 << 62
 
@@ -142,7 +142,7 @@ def room_around(places: Iterable[Place], estate: Estate, usage: Usage) -> Room:
     room = Room()
     for place in places:
         zoned = estate.caps.get(place.cap_id)
-        if zoned is not None and zoned.cap.metric in RESERVED_METRICS:
+        if zoned is not None and zoned.reserves:
             key = (place.cap_id, place.window_start_ms)
             room.narrow(zoned.cap.metric, place.amount + max(left(zoned, key, usage), 0))
     return room
@@ -158,7 +158,7 @@ def resized(
     changed = []
     for place in places:
         zoned = estate.caps.get(place.cap_id)
-        if zoned is None or place.state is PlaceState.RELEASED:
+        if zoned is None or not zoned.reserves or place.state is PlaceState.RELEASED:
             continue
         amount = amount_of(zoned.cap.metric, funded_s, legs.get(place.attempt, hold_micros))
         if amount != place.amount:

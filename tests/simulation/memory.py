@@ -393,7 +393,7 @@ class MemoryTransaction(Transaction):
         tables = self._tables
         for call_id in sorted(books.ended_calls):
             tables.drop(Call, call_id)
-        for call_id, number, cap_id in sorted(books.dirty_places):
+        for call_id, number, cap_id in sorted(books.dirty_places | books.new_places):
             place = books.places[call_id][(number, cap_id)]
             if place.state is PlaceState.RELEASED and place.counted == 0:
                 tables.drop(Place, (call_id, number, cap_id))
@@ -409,9 +409,9 @@ class MemoryTransaction(Transaction):
         """The rows of `books` that are new or changed; a statement for each kind."""
         yield from (books.calls[i] for i in sorted(books.dirty_calls | books.new_calls))
         self._statement()
-        yield from (books.attempts[c][n] for c, n in sorted(books.dirty_attempts))
+        yield from (books.attempts[c][n] for c, n in sorted(books.dirty_attempts | books.new_attempts))
         self._statement()
-        yield from (books.holds[i] for i in sorted(books.dirty_holds))
+        yield from (books.holds[i] for i in sorted(books.dirty_holds | books.new_holds))
         self._statement()
         yield from books.new_ledger
         yield from books.new_cdrs

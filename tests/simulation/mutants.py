@@ -27,6 +27,7 @@ from capconduit.domain import (
     strategies,
     targets,
     usage,
+    ways,
     windows,
 )
 from capconduit.domain.model import Account
@@ -146,7 +147,7 @@ def a_place_for_the_first_leg_only(patch: pytest.MonkeyPatch) -> None:
 @mutant("admission", wide=(TRUNKS,))
 def trunks_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     """Caps on trunks are forgotten."""
-    real = routing.caps_of_call
+    real = ways.caps_of_call
     everywhere(
         patch, real, lambda *args: [(scope, found) for scope, found in real(*args) if scope is not CapScope.TRUNK]
     )
@@ -490,7 +491,7 @@ def holds_are_not_written(patch: pytest.MonkeyPatch) -> None:
     real = sqltransaction.SqlTransaction.write
 
     def write(self: Any, loaded: Any) -> None:
-        loaded.dirty_holds = set(loaded.new_holds)
+        loaded.dirty_holds = set()
         real(self, loaded)
 
     patch.setattr(sqltransaction.SqlTransaction, "write", write)

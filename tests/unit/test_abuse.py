@@ -141,7 +141,7 @@ def test_counting_that_fails_lets_the_call_through_and_is_told_once(
     def broken(_request: RouteRequest, _estate: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(abuse, "find_did", broken)
+    monkeypatch.setattr(abuse, "find_way", broken)
     watched = watch(limited())
     request = route_of()
     assert [watched.counted(request) is request for _ in range(5)] == [True] * 5
