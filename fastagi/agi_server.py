@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -164,6 +165,9 @@ class AgiServer:
         assert self._listener is None, "an AgiServer starts once"
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(lambda: _Connection(self, loop), host, port, backlog=LISTEN_BACKLOG)
+        for listening in self._listener.sockets:
+            # Connections inherit it: what we write waits for our end, which follows at once, and shares its segment.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         bound_port: int = self._listener.sockets[0].getsockname()[1]
         return bound_port
 

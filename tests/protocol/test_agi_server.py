@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -92,6 +93,21 @@ def test_our_side_is_half_closed_right_after_the_command(run: Runner) -> None:
             await peer.send(b"200 result=0\n")
             await until(lambda: told.applied == [True])
             await peer.close()
+
+    run(scene())
+
+
+def test_our_command_waits_for_our_end_to_share_its_segment(run: Runner) -> None:
+    async def scene() -> None:
+        told = Told()
+        async with serving({"route": told.waiting()}) as (server, port):
+            peer = asyncio.create_task(exchange(port, "route"))
+            await until(lambda: server.handlers_at_work == 1)
+            (connection,) = server.connections
+            ours = connection._transport.get_extra_info("socket")
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK)
+            told.go.set()
+            assert (await peer).variables["CC_VERDICT"] == "dial"
 
     run(scene())
 
