@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, LiteralString
@@ -30,6 +30,7 @@ from capconduit.store.dialect import (
     RetryTransaction,
     value_refused,
 )
+from capconduit.store.pipeline import Pipeline
 from capconduit.store.sqlstore import SqlStore
 from capconduit.store.sqltransaction import SqlTransaction
 
@@ -147,28 +148,28 @@ def _positional(sql: str) -> str:
 
 
 class PostgresDialect(Dialect):
-    """One connection in one transaction.
-
-    In a hurry (`pipelined`), statements are sent without waiting for those before them: a batch of decisions costs
-    three or four round trips in all. What a statement that gives no rows has to complain of is then heard with the next
-    rows, or at the end.
-    """
+    """One connection in one transaction."""
 
     for_update = " FOR UPDATE"
 
-    def __init__(self, connection: psycopg.Connection[Any], *, pipelined: bool = False) -> None:
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
-        self._pipelined = self.sends_ahead = pipelined
         self._together: list[tuple[LiteralString, list[str]]] | None = None
 
     def query(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
         with _translated():
-            cursor = self._execute(sql, values)
-            return cursor.fetchall() if self._pipelined or cursor.description else []
+            return self._rows(sql, values)
 
     def queries(self, statements: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[Any]]:
-        # Within the transaction's own pipeline a second one would wait at its end.
-        with _translated(), nullcontext() if self._pipelined else self._connection.pipeline():
+        with _translated():
+            return self._rows_of_all(statements)
+
+    def _rows(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
+        cursor = self._execute(sql, values)
+        return cursor.fetchall() if cursor.description else []
+
+    def _rows_of_all(self, statements: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[Any]]:
+        with self._connection.pipeline():
             cursors = [self._execute(sql, values) for sql, values in statements]
             return [cursor.fetchall() for cursor in cursors]
 
@@ -201,9 +202,13 @@ class PostgresDialect(Dialect):
     def _write(self, sql: LiteralString, values: list[str]) -> None:
         if self._together is not None:
             self._together.append((sql, values))
-            return
+        else:
+            self._do(_positional(sql), values)
+
+    def _do(self, sql: str, values: Sequence[Any]) -> None:
+        """A statement that gives no rows."""
         with _translated():
-            self._connection.execute(_positional(sql).encode(), values)
+            self._connection.execute(sql.encode(), values)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -213,9 +218,8 @@ class PostgresDialect(Dialect):
         yield
         writes, self._together = self._together, None
         if writes:
-            with _translated():
-                sql = _together_sql(tuple(sql for sql, _ in writes))
-                self._connection.execute(sql.encode(), list(chain.from_iterable(values for _, values in writes)))
+            sql = _together_sql(tuple(sql for sql, _ in writes))
+            self._do(sql, list(chain.from_iterable(values for _, values in writes)))
 
     def estate_lock(self, *, alone: bool) -> Sequence[tuple[str, Mapping[str, Any]]]:
         shared = "" if alone else "_shared"
@@ -244,6 +248,40 @@ class PostgresDialect(Dialect):
         kind = "bigint" if pairs and isinstance(pairs[0][1], int) else "text"
         firsts, seconds = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         return {f"{name}_1": array_text(firsts, "text"), f"{name}_2": array_text(seconds, kind)}
+
+
+class HurriedDialect(PostgresDialect):
+    """A pipeline in one transaction: statements are sent without waiting for those before them.
+
+    A batch of decisions costs two to four round trips in all. What a statement that gives no rows has to complain of is
+    heard with the next rows, or at the end.
+    """
+
+    sends_ahead = True
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__(pipeline.connection)
+        self._pipeline = pipeline
+
+    def _rows(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
+        return self._rows_of_all([(sql, values)])[0]
+
+    def _rows_of_all(self, statements: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[Any]]:
+        for sql, values in statements:
+            numbered, names = _named(sql)
+            self._pipeline.send(numbered, [values[name] for name in names])
+        answers = self._pipeline.answers()
+        return answers[len(answers) - len(statements) :]  # before them come those of writes
+
+    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        with _translated():
+            for row in rows:
+                self._pipeline.send(_positional(sql), row)
+
+    def _do(self, sql: str, values: Sequence[Any]) -> None:
+        with _translated():
+            self._pipeline.send(sql, values)
+            self._pipeline.flush()
 
 
 @contextmanager
@@ -338,24 +376,36 @@ class PostgresStore(SqlStore):
             raise
 
     @contextmanager
-    def _hurried(self) -> Iterator[PostgresDialect]:
+    def _hurried(self) -> Iterator[HurriedDialect]:
         """A writing transaction in one pipeline, BEGIN and COMMIT included.
 
         A connection that turns out to be lost before COMMIT was sent has changed nothing: that is worth another try.
         """
-        connection, committing = self._idle_connection(hurry=True), False
+        pipeline, committing = self._pipeline(), False
+        connection = pipeline.connection
         try:
-            with _translated(), connection.pipeline():
-                connection.execute(BEGIN)
-                yield PostgresDialect(connection, pipelined=True)
+            with _translated(), pipeline:
+                pipeline.send(BEGIN)
+                yield HurriedDialect(pipeline)
                 committing = True
-                connection.execute("COMMIT")
+                pipeline.send("COMMIT")
         except BaseException as error:
-            refused = connection.info.transaction_status is TransactionStatus.INERROR
-            self._roll_back(connection)
+            refused = pipeline.refused and not connection.closed
+            if refused:
+                self._throw_away(connection)
+            else:
+                self._roll_back(connection)
             if isinstance(error, DatabaseError) and connection.closed and not (committing or refused):
                 raise RetryTransaction(error.message) from error
             raise
+
+    def _pipeline(self) -> Pipeline:
+        """That of this thread's connection for those in a hurry."""
+        connection = self._idle_connection(hurry=True)
+        kept: Pipeline | None = getattr(self._local, "pipeline", None)
+        if kept is None or kept.connection is not connection:
+            kept = self._local.pipeline = Pipeline(connection)
+        return kept
 
     def _idle_connection(self, *, hurry: bool = False) -> psycopg.Connection[Any]:
         connection = self._connection(hurry=hurry)
@@ -433,7 +483,7 @@ class PostgresStore(SqlStore):
         """This thread's; the one for those in a hurry is another one."""
         connection = self._kept(hurry=hurry)
         if connection is None or connection.closed:
-            connection = self._open(BY_KEY if hurry else "")
+            connection = self._open(hurry=hurry)
             self._keep(connection, hurry=hurry)
         return connection
 
@@ -443,19 +493,20 @@ class PostgresStore(SqlStore):
     def _keep(self, connection: psycopg.Connection[Any] | None, *, hurry: bool) -> None:
         setattr(self._local, "hurried" if hurry else "calm", connection)
 
-    def _open(self, more: str) -> psycopg.Connection[Any]:
+    def _open(self, *, hurry: bool) -> psycopg.Connection[Any]:
         with _translated():
-            options = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c timezone=UTC -c client_min_messages=warning{more}"
+            options = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c timezone=UTC -c client_min_messages=warning"
             given = conninfo_to_dict(self.url)
             connection = psycopg.connect(
                 self.url,
                 autocommit=True,
                 connect_timeout=CONNECT_TIMEOUT_S,
-                prepare_threshold=PREPARE_AFTER,
+                # A pipeline prepares what it sends; the driver would at times have the server forget that with its own.
+                prepare_threshold=None if hurry else PREPARE_AFTER,
                 application_name="capconduit",
                 cursor_factory=psycopg.RawCursor,  # our statements come numbered: nothing is left to parse
                 **KEEPALIVE,
-                options=f"{given.get('options') or ''} {options}".strip(),
+                options=f"{given.get('options') or ''} {options}{BY_KEY if hurry else ''}".strip(),
             )
             connection.execute(DURABLE)
         with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as wire:

@@ -448,6 +448,19 @@ def test_a_refused_statement_spoils_none_that_was_sent_behind_it(
 
 
 @pytest.mark.postgres
+def test_a_transaction_that_was_not_even_begun_spoils_no_other(
+    opened: Opener, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is in no transaction then, so nothing needs to be rolled back; yet it prepared nothing, either."""
+    till = Till(opened(postgres_url), small_estate())
+    monkeypatch.setattr("capconduit.store.postgres.BEGIN", "BEGIN AGAIN")
+    assert slug_of(lambda: till.ask(route_of("u1"))) == "database-failed"
+    monkeypatch.undo()
+    assert till.dial(route_of("u1")).attempt == 1
+    till.verify()
+
+
+@pytest.mark.postgres
 def test_a_connection_that_is_ended_before_the_commit_is_worth_another_try(
     opened: Opener, postgres_server: PostgresServer, postgres_database: str, postgres_url: str
 ) -> None:
