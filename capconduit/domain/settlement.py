@@ -22,7 +22,6 @@ from capconduit.units import MS_PER_SECOND, seconds_from_ms_ceil
 from capconduit.vocab import (
     CAUSE_ANSWERED_ELSEWHERE,
     CAUSE_NORMAL,
-    RESERVED_METRICS,
     SIP_FOR_OTHER_CAUSES,
     CallState,
     CapMetric,
@@ -39,6 +38,8 @@ TALK_TOLERANCE_MS = 2_000
 # A call that our own limit ended is measured a few milliseconds beyond what was funded; it is not billed for them.
 CUT_TOLERANCE_MS = 250
 SIP_OK, SIP_CANCELLED = 200, 487
+# Asked for by each place, like those of admission.
+CONCURRENT, BILLABLE = CapMetric.CONCURRENT, CapMetric.BILLABLE
 
 
 @value
@@ -284,11 +285,11 @@ def talk_within_funding(outcome: Outcome, call: Call) -> int:
 
 def counted_by(metric: CapMetric, *, dialled: bool, answered: bool, billable: bool) -> int:
     """How much of a place in a cap by calls stays used at the end of what held it."""
+    if metric is BILLABLE:
+        return int(billable)
     if metric is CapMetric.ATTEMPTS:
         return int(dialled)
-    if metric is CapMetric.CONNECTED:
-        return int(answered)
-    return int(billable) if metric is CapMetric.BILLABLE else 0
+    return int(answered) if metric is CapMetric.CONNECTED else 0
 
 
 def hung_up_by(report: SettleReport, call: Call, outcome: Outcome) -> HungUpBy:
@@ -366,21 +367,21 @@ def _settled_places(
 ) -> list[Place]:
     """All places given back; of caps by minutes and spend what was used stays, within what the cap lets through."""
 
+    told_late = report.reject is RejectCode.ENGINE_TIMEOUT
+
     def counted(place: Place) -> int:
         zoned = estate.caps.get(place.cap_id)
-        if zoned is None:
+        if zoned is None or zoned.cap.metric is CONCURRENT:  # as many caps are: nothing stays used
             return 0
-        metric, here = zoned.cap.metric, place.attempt in (0, last.number)
-        if metric is CapMetric.CONCURRENT:  # as many caps are: nothing stays used
-            return 0
-        if metric in RESERVED_METRICS:
-            used = bill.talk_s if metric is CapMetric.MINUTES else bill.amount_micros
+        here = place.attempt in (0, last.number)
+        if zoned.reserves:
+            used = bill.talk_s if zoned.cap.metric is CapMetric.MINUTES else bill.amount_micros
             most = place.amount + max(left(zoned, (place.cap_id, place.window_start_ms), books), 0)
             return min(used, most) if here else 0
         number = books.attempts[call.id][place.attempt].round or place.attempt if place.attempt else 0
-        dialled = report.reject is not RejectCode.ENGINE_TIMEOUT and number <= told
+        dialled = not told_late and number <= told
         answered = here and outcome.answered
-        return counted_by(metric, dialled=dialled, answered=answered, billable=here and bill.price.billable)
+        return counted_by(zoned.cap.metric, dialled=dialled, answered=answered, billable=here and bill.price.billable)
 
     return release(books.open_places(call.id), "settled", counted)
 
