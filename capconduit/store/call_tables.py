@@ -7,7 +7,19 @@ from typing import Any, ClassVar
 from sqlalchemy import Index, UniqueConstraint
 from sqlmodel import SQLModel
 
-from capconduit.store.columns import BY_MONTH, HOT, WITHOUT_ROWID, added_big, added_text, big, big_key, key, plain
+from capconduit.store.columns import (
+    BY_MONTH,
+    HOT,
+    ROOM_FOR_ALL,
+    ROOM_FOR_HALF,
+    WITHOUT_ROWID,
+    added_big,
+    added_text,
+    big,
+    big_key,
+    key,
+    plain,
+)
 
 
 class CounterTable(SQLModel, table=True):
@@ -67,7 +79,7 @@ class CallTable(SQLModel, table=True):
     """See domain.model.Call."""
 
     __tablename__: ClassVar[str] = "call"
-    __table_args__: ClassVar[Any] = (UniqueConstraint("node", "uniqueid", name="call_channel"),)
+    __table_args__: ClassVar[Any] = (UniqueConstraint("node", "uniqueid", name="call_channel"), ROOM_FOR_ALL)
 
     id: str = key()
     tenant_id: str = plain()
@@ -141,7 +153,7 @@ class PlaceTable(SQLModel, table=True):
     """See domain.model.Place."""
 
     __tablename__: ClassVar[str] = "place"
-    __table_args__: ClassVar[Any] = (WITHOUT_ROWID,)
+    __table_args__: ClassVar[Any] = (ROOM_FOR_HALF,)
 
     call_id: str = key()
     attempt: int = big_key()

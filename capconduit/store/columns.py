@@ -13,6 +13,9 @@ WITHOUT_ROWID: dict[str, Any] = {"sqlite_with_rowid": False}
 # Rows that change with every call leave room on their page, so that a change stays on it and touches no index
 # (PostgreSQL's heap-only tuples).
 HOT: dict[str, Any] = {"sqlite_with_rowid": False, "postgresql_with": {"fillfactor": 50}}
+# As much for rows that are gone when their call is; and less where only half of the rows change, once.
+ROOM_FOR_ALL: dict[str, Any] = {"postgresql_with": {"fillfactor": 50}}
+ROOM_FOR_HALF: dict[str, Any] = {"sqlite_with_rowid": False, "postgresql_with": {"fillfactor": 67}}
 # Kept in one table for each month (PostgreSQL); the month is in the id, a ULID. See partitions.py.
 BY_MONTH = "RANGE ({})"
 

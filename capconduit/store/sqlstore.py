@@ -28,6 +28,7 @@ MIGRATIONS: Final = (
     (5, "people"),
     (6, "outward"),
     (7, "agents"),
+    (8, "room_for_changes"),
 )
 
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import psycopg
 import pytest
 import sqlalchemy
 from sqlmodel import SQLModel
@@ -95,6 +96,21 @@ def test_a_fresh_schema_and_a_migrated_one_are_the_same_on_postgres(
     assert_same(fresh, described(postgres_url))
     integers = {t for table in fresh.values() for _, t, *_ in table["columns"]} - {"TEXT", "BOOLEAN"}
     assert integers == {"BIGINT"}  # 32 bits would not hold 10^15 micros
+
+
+@pytest.mark.postgres
+def test_rows_that_change_find_the_same_room_in_a_fresh_schema_and_a_migrated_one(
+    postgres_url: str, empty_postgres_url: str
+) -> None:
+    def rooms(url: str) -> dict[str, list[str]]:
+        with psycopg.connect(url) as connection:
+            asked = "SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL AND relkind = 'r'"
+            return dict(connection.execute(asked).fetchall())
+
+    create_all(empty_postgres_url)
+    fresh = rooms(empty_postgres_url)
+    assert fresh == rooms(postgres_url)
+    assert fresh.keys() >= {"account", "call", "counter", "place"}
 
 
 @pytest.mark.skipif(len(MIGRATIONS) > 1, reason="the tables have moved on since the first migration")

@@ -1,0 +1,3 @@
+ALTER TABLE call SET (fillfactor = 50);
+
+ALTER TABLE place SET (fillfactor = 67);

@@ -1,0 +1,1 @@
+-- Nothing: a row that changes stays where it is.
