@@ -11,9 +11,8 @@ import atexit
 import logging
 import os
 import sys
-from contextlib import suppress
 from logging.handlers import QueueListener
-from queue import Full, Queue
+from queue import SimpleQueue
 from threading import Event
 from typing import Any, Final, TextIO
 
@@ -24,26 +23,27 @@ from fastagi.log_repeats import Repeats
 QUEUE_MAX: Final = 10_000  # lines that wait to be written
 STOP_S: Final = 2.0  # for them at the end
 GATHER_S: Final = 0.05  # that the first of them waits for others
+LINES_AT_ONCE: Final = 100
 JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 
 
 class _Handing(logging.Handler):
     """Hands records to the writing thread, as text: what they tell of may change meanwhile."""
 
-    def __init__(self, queue: Queue[Any]) -> None:
+    def __init__(self, queue: SimpleQueue[Any]) -> None:
         super().__init__()
         self._queue = queue
         self.dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._queue.qsize() >= QUEUE_MAX:
+            self.dropped += 1
+            return
         try:
             record.msg, record.args = record.getMessage(), None
             if record.exc_info and not record.exc_text:
                 record.exc_text = logging.Formatter().formatException(record.exc_info)
-            self._queue.put_nowait(record)
-        except Full:
-            self.dropped += 1
-            return
+            self._queue.put(record)
         except Exception:  # noqa: BLE001 - a line that cannot be made is no reason to fail a call
             self.handleError(record)
             return
@@ -52,13 +52,32 @@ class _Handing(logging.Handler):
             logging.getLogger(__name__).warning("%d log lines were dropped: nobody read them in time", dropped)
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes lines together when it is flushed: around each write other threads take turns with this one."""
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__(out)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record) + self.terminator)
+        if len(self._lines) >= LINES_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            self.stream.write("".join(lines))
+            self.stream.flush()
+
+
 class _Writing(QueueListener):
     """Ends with what is queued written, if that can be done within a moment. One line that fails costs itself.
 
     Lines are written a few at a time: each time this thread wakes it takes the processor from decisions.
     """
 
-    def __init__(self, queue: Queue[Any], handler: logging.Handler) -> None:
+    def __init__(self, queue: SimpleQueue[Any], handler: logging.Handler) -> None:
         super().__init__(queue, handler)
         self._records = queue
         self._stopping = Event()
@@ -66,10 +85,21 @@ class _Writing(QueueListener):
     def dequeue(self, block: bool) -> Any:
         """The next record; the first after a pause waits a moment for others."""
         if not self._records.empty():
-            return self._records.get(block)
-        record = self._records.get(block)
-        self._stopping.wait(GATHER_S)
+            record = self._records.get(block)
+        else:
+            self._flush()
+            record = self._records.get(block)
+            self._stopping.wait(GATHER_S)
+        if record is self._sentinel:  # type: ignore[attr-defined]
+            self._flush()
         return record
+
+    def _flush(self) -> None:
+        for handler in self.handlers:
+            try:
+                handler.flush()
+            except Exception:  # noqa: BLE001 - as below
+                continue
 
     def handle(self, record: logging.LogRecord) -> None:
         try:
@@ -81,9 +111,8 @@ class _Writing(QueueListener):
         if self._thread is None:
             return
         self._stopping.set()
-        with suppress(Full):  # nobody reads: it will not end, and nobody waits for it
-            self._records.put(self._sentinel, timeout=STOP_S)  # type: ignore[attr-defined]
-            self._thread.join(STOP_S)
+        self._records.put(self._sentinel)  # type: ignore[attr-defined]
+        self._thread.join(STOP_S)  # where nobody reads it will not end, and nobody waits for it any longer
         self._thread = None
 
 
@@ -91,7 +120,7 @@ def _handler(form: str, out: TextIO, environment: dict[str, str]) -> logging.Han
     if form == "journal" or (form == "auto" and leads_to_the_journal(out, environment)):
         return JournalHandler(JOURNAL_SOCKET, out)
     console = form == "console" or (form == "auto" and out.isatty())
-    handler = logging.StreamHandler(out)
+    handler = _Lines(out)
     handler.setFormatter(ConsoleFormatter() if console else JsonFormatter())
     return handler
 
@@ -111,7 +140,10 @@ def set_up_logging(
     writing = _handler(form, stream or sys.stderr, dict(os.environ) if environment is None else environment)
     if numbers == "masked":
         writing.addFilter(Masking())
-    queue: Queue[Any] = Queue(QUEUE_MAX)
+    # Nobody reads in what process, thread or line of ours a record was made; to find out costs half of making it.
+    logging.logProcesses = logging.logMultiprocessing = logging.logThreads = False
+    logging._srcfile = None
+    queue: SimpleQueue[Any] = SimpleQueue()
     handing = _Handing(queue)
     handing.addFilter(Repeats())
     listener = _Writing(queue, writing)

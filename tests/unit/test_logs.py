@@ -6,11 +6,12 @@ import io
 import json
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -29,8 +30,10 @@ def record(message: str = "route %s", *args: object, level: int = logging.INFO, 
 
 
 @pytest.fixture
-def root() -> Iterator[logging.Logger]:
-    """The root logger, put back afterwards."""
+def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
+    """The root logger, put back afterwards, with all that is set up for the whole process."""
+    for name in ("logProcesses", "logMultiprocessing", "logThreads", "_srcfile"):
+        monkeypatch.setattr(logging, name, getattr(logging, name))
     logger = logging.getLogger()
     before = (logger.handlers[:], logger.level)
     yield logger
@@ -160,3 +163,31 @@ def test_what_was_logged_is_written_before_the_end(root: logging.Logger) -> None
     listener.stop()
     assert "number **********00" in out.getvalue()
     assert "ValueError: of **********00" in out.getvalue()
+
+
+def test_lines_that_come_together_are_written_together_and_never_too_many_at_once(root: logging.Logger) -> None:
+    class Counting(io.StringIO):
+        writes: ClassVar[list[int]] = []
+
+        def write(self, text: str) -> int:
+            self.writes.append(text.count("\n"))
+            return super().write(text)
+
+    out = Counting()
+    listener = logs.set_up_logging("info", "json", stream=out, environment={})
+    for n in range(250):
+        root.info("line %d", n)
+    listener.stop()
+    assert [json.loads(line)["message"] for line in out.getvalue().splitlines()] == [f"line {n}" for n in range(250)]
+    assert len(out.writes) < 10
+    assert max(out.writes) <= logs.LINES_AT_ONCE
+
+
+def test_lines_are_written_while_nothing_more_comes(root: logging.Logger) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as out, os.fdopen(reading, "rb") as read:
+        listener = logs.set_up_logging("info", "json", stream=out, environment={})
+        root.info("alone")
+        assert select.select([read], [], [], 10)[0]
+        assert json.loads(read.readline())["message"] == "alone"
+        listener.stop()
