@@ -36,6 +36,8 @@ class Pipeline:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
+        # What the server takes texts for. One that takes them for bytes gets UTF-8, as it does from the driver.
+        self.encoding = connection.info.encoding.replace("ascii", "utf-8")
         self._server = connection.pgconn
         self._values = Transformer(connection)
         self._prepared: dict[str, bytes] = {}  # statements by their names at the server
@@ -57,10 +59,14 @@ class Pipeline:
             self._end()
 
     def send(self, sql: str, values: Sequence[Any] = ()) -> None:
-        """Put a statement with `$1` parameters behind the others; it is on its way at the next `flush` or `answers`."""
-        given = self._values.dump_sequence(values, [PyFormat.TEXT] * len(values))
+        """Put a statement with `$1` parameters behind the others; it is on its way at the next `flush` or `answers`.
+
+        Bytes are the binary form of whatever the parameter's type is.
+        """
+        forms = [PyFormat.BINARY if isinstance(value, bytes) else PyFormat.TEXT for value in values]
+        given = self._values.dump_sequence(values, forms)
         name = self._prepared.get(sql) or self._prepare(sql)
-        self._server.send_query_prepared(name, given)
+        self._server.send_query_prepared(name, given, self._values.formats)
         self._under_way.append(True)
 
     def flush(self) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
+from struct import pack
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -39,6 +40,7 @@ LOCK_TIMEOUT_MS: Final = 5_000
 MIGRATION_LOCK: Final = 0x0CA9C0D0  # advisory lock: one migration at a time
 ESTATE_LOCK: Final = 0x0CA9C0D1  # advisory lock: shared by decisions, alone for changes of configuration
 PREPARE_AFTER: Final = 2
+TEXT_OID: Final = 25  # of the type `text`, in every database
 # Whatever the server's default: each statement sees what was committed while the locks before it were waited for.
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 # A default of `off` would lose what was acknowledged; one that waits for standbys as well is left as it is.
@@ -70,9 +72,24 @@ def _element(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def array_text(values: Sequence[Any], kind: str) -> str:
+def _quoted(texts: Sequence[str]) -> str:
+    """An array of texts with quotes or backslashes within."""
+    return '{"' + '","'.join([_element(text) for text in texts]) + '"}'
+
+
+def binary_array(texts: Sequence[str], encoding: str) -> bytes:
+    """An array of texts as PostgreSQL sends and receives it in binary form (`array_recv`): nothing is escaped, which
+    with JSON takes a tenth of the time here and less there, too."""
+    parts = [pack(">5i", 1, 0, TEXT_OID, len(texts), 1)]  # dimensions, any NULL, type; length, the first one's number
+    for text in texts:
+        encoded = text.encode(encoding)
+        parts += (len(encoded).to_bytes(4, "big"), encoded)
+    return b"".join(parts)
+
+
+def array_text(values: Sequence[Any], kind: str, quoted: Callable[[Sequence[str]], Any] = _quoted) -> Any:
     """A column of values as PostgreSQL reads an array ("Array Input and Output Syntax"); quicker to make here in one go
-    than element by element in the driver."""
+    than element by element in the driver. `quoted` makes one of texts that cannot stand as they are."""
     if not values:
         return "{}"
     if kind != "text":
@@ -82,7 +99,7 @@ def array_text(values: Sequence[Any], kind: str) -> str:
     except TypeError:  # a NULL
         return "{" + ",".join(["NULL" if v is None else f'"{_element(v)}"' for v in values]) + "}"
     if joined.count('"') != 2 * (len(values) - 1) or "\\" in joined:
-        joined = '","'.join([_element(v) for v in values])
+        return quoted(values)
     return '{"' + joined + '"}'
 
 
@@ -93,10 +110,6 @@ def _given(columns: Sequence[Column]) -> str:
     took as long as writing the rows.
     """
     return f"SELECT {', '.join(f'unnest(?::{kind}[]) AS {name}' for name, kind in columns)}"
-
-
-def _arrays(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> list[str]:
-    return [array_text(values, kind) for (_, kind), values in zip(columns, zip(*rows, strict=True), strict=True)]
 
 
 def _same(table: str, keys: Sequence[Column]) -> str:
@@ -154,7 +167,7 @@ class PostgresDialect(Dialect):
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
-        self._together: list[tuple[LiteralString, list[str]]] | None = None
+        self._together: list[tuple[LiteralString, list[Any]]] | None = None
 
     def query(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
         with _translated():
@@ -186,20 +199,26 @@ class PostgresDialect(Dialect):
                     cursor.executemany(_positional(sql).encode(), rows)
 
     def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
-        self._write(_insert_sql(table, tuple(columns)), _arrays(columns, rows))
+        self._write(_insert_sql(table, tuple(columns)), self._arrays(columns, rows))
 
     def upsert(self, table: str, columns: Sequence[Column], keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        self._write(_upsert_sql(table, tuple(columns), tuple(keys)), _arrays(columns, rows))
+        self._write(_upsert_sql(table, tuple(columns), tuple(keys)), self._arrays(columns, rows))
 
     def update(
         self, table: str, columns: Sequence[Column], keys: Sequence[Column], rows: Sequence[Sequence[Any]]
     ) -> None:
-        self._write(_update_sql(table, tuple(columns), tuple(keys)), _arrays([*columns, *keys], rows))
+        self._write(_update_sql(table, tuple(columns), tuple(keys)), self._arrays([*columns, *keys], rows))
 
     def delete(self, table: str, keys: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
-        self._write(_delete_sql(table, tuple(keys)), _arrays(keys, rows))
+        self._write(_delete_sql(table, tuple(keys)), self._arrays(keys, rows))
 
-    def _write(self, sql: LiteralString, values: list[str]) -> None:
+    def _arrays(self, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> list[Any]:
+        return [self._array(values, kind) for (_, kind), values in zip(columns, zip(*rows, strict=True), strict=True)]
+
+    def _array(self, values: Sequence[Any], kind: str) -> Any:
+        return array_text(values, kind)
+
+    def _write(self, sql: LiteralString, values: list[Any]) -> None:
         if self._together is not None:
             self._together.append((sql, values))
         else:
@@ -262,6 +281,10 @@ class HurriedDialect(PostgresDialect):
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__(pipeline.connection)
         self._pipeline = pipeline
+        self._quoted = partial(binary_array, encoding=pipeline.encoding)
+
+    def _array(self, values: Sequence[Any], kind: str) -> Any:
+        return array_text(values, kind, self._quoted)
 
     def _rows(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
         return self._rows_of_all([(sql, values)])[0]

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from capconduit.store.pipeline import Pipeline
+from capconduit.store.postgres import binary_array
 from tests.store_contract.conftest import PostgresServer
 
 pytestmark = pytest.mark.postgres
@@ -73,6 +74,32 @@ def test_what_fails_beside_the_server_is_told_and_leaves_the_connection_usable(
 def test_a_value_that_no_column_can_keep_is_refused(pipeline: Pipeline) -> None:
     with pytest.raises(psycopg.DataError), pipeline:
         pipeline.send("SELECT $1::text", ["a\0b"])
+
+
+ODD = ["", '"', "\\", '{"a":"b\\n"}', "NULL", "Zoë ☎", "a,b\n}", " "]
+
+
+def test_texts_in_binary_form_arrive_as_they_are(pipeline: Pipeline) -> None:
+    with pipeline:
+        pipeline.send("SELECT unnest($1::text[]), unnest($2::bigint[])", [binary_array(ODD, pipeline.encoding), "{1}"])
+        assert pipeline.answers() == [[(odd, None if n else 1) for n, odd in enumerate(ODD)]]
+
+
+def test_a_text_in_binary_form_that_no_column_can_keep_is_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(psycopg.DataError), pipeline:
+        pipeline.send("SELECT unnest($1::text[])", [binary_array(["a\0b"], pipeline.encoding)])
+
+
+def test_a_database_of_another_encoding_is_written_to_in_it(postgres_server: PostgresServer) -> None:
+    for encoding in ("LATIN1", "SQL_ASCII"):
+        name = f"of_{encoding.lower()}"
+        postgres_server.admin(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+        with psycopg.connect(postgres_server.url(name), autocommit=True, prepare_threshold=None) as connection:
+            pipeline = Pipeline(connection)
+            with pipeline:
+                plain, odd = "Zoë", binary_array(['"Zoë"'], pipeline.encoding)
+                pipeline.send("SELECT ($1::text[])[1] = chr(34) || $2::text || chr(34)", [odd, plain])
+                assert pipeline.answers() == [[(True,)]]
 
 
 def test_more_statements_than_the_server_keeps_in_mind(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
