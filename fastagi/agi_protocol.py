@@ -33,6 +33,8 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import parse_qsl
 
+from capconduit.domain.record import value
+
 MAX_HEADER_BYTES: Final = 16_384
 MAX_HEADER_LINES: Final = 256
 MAX_ARGUMENTS: Final = 128  # MAX_ARGS of res/res_agi.c
@@ -75,7 +77,7 @@ class AgiQuotingError(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AgiRequest:
     """One request of Asterisk's dialplan (source: res/res_agi.c `setup_env`).
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
+from capconduit.domain.record import value
 from fastagi.agi_protocol import (
     MAX_HEADER_BYTES,
     AgiRequest,
@@ -42,7 +43,7 @@ COMPLAINTS_PER_WINDOW: Final = 20
 COMPLAINT_WINDOW_S: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AgiReply:
     """What a handler answers.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Final, TypeAlias
 
+from capconduit.domain.record import value
 from capconduit.units import MS_PER_SECOND
 from capconduit.vocab import DialStatus
 
@@ -23,7 +24,7 @@ _RINGING: Final = frozenset({"RINGING", "PROGRESS"})  # of DialState: main/dial.
 ZONE_STEP_MS: Final = 15 * 60 * MS_PER_SECOND  # every time zone is a multiple of a quarter of an hour from UTC
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DialBegan:
     """Dial sent a call to a target: `uniqueid` is the caller's, `dest_*` the leg that was created.
 
@@ -37,7 +38,7 @@ class DialBegan:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RingingBegan:
     """A leg that the call dialled rings (SIP 180, or early media with 183). A target may answer without."""
 
@@ -45,7 +46,7 @@ class RingingBegan:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DialEnded:
     """What became of one dialled leg. ANSWER: the target's leg answered now. None: a status that is unknown here."""
 
@@ -56,7 +57,7 @@ class DialEnded:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LegLeftBridge:
     """A channel no longer talks in a bridge."""
 
@@ -64,7 +65,7 @@ class LegLeftBridge:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChannelHungUp:
     """A channel is gone. `cause` is Q.850; 0 after a Dial that timed out. AMI does not say who hung up."""
 

@@ -241,14 +241,15 @@ class AmiLink(AmiControl):
         elif not name:
             self._lose(message.get("Lost", ""))
         else:
-            self._on_call_event(translate(message, self._now_ms()))
+            now_ms = self._now_ms()
+            self._on_call_event(translate(message, now_ms), now_ms)
 
-    def _on_call_event(self, event: CallEvent | None) -> None:
+    def _on_call_event(self, event: CallEvent | None, now_ms: int) -> None:
         if event is None:
             self.counters.malformed += 1
             return
         self.counters.events += 1
-        self._last_event_ms = self._now_ms()
+        self._last_event_ms = now_ms
         if self._manager is not None:
             self._queue.put(event)
         elif len(self._early) < self.settings.queue_limit:
