@@ -158,16 +158,18 @@ class Loading:
             return None
         m = mapping(kind)
         key = m.key[0]
-        where = f"{self._db.any_of(key, 'ids')} /* all tenants */ ORDER BY {key}{self._for_update}"
+        where = f"{self._db.any_of(key, 'ids')} /* all tenants */{self._in_order(key)}"
         return Ask(f"{m.select} WHERE {where}", {"ids": self._db.list_value(wanted)}, _keeping(kind, into))
+
+    def _in_order(self, key: str) -> str:
+        """Rows are locked in the order of their keys; where none are locked, their order is nobody's concern."""
+        return f" ORDER BY {key}{self._for_update}" if self._for_update else ""
 
     def _locking_counters(self, keys: Sequence[CounterKey], books: Books) -> Ask | None:
         if not keys:
             return None
-        where = (
-            f"{self._db.any_pair(('cap_id', 'window_start_ms'), 'keys')} /* all tenants */"
-            f" ORDER BY cap_id, window_start_ms{self._for_update}"
-        )
+        pairs = self._db.any_pair(("cap_id", "window_start_ms"), "keys")
+        where = f"{pairs} /* all tenants */{self._in_order('cap_id, window_start_ms')}"
         keep = _keeping(Counter, books.counters)
         return Ask(f"{mapping(Counter).select} WHERE {where}", self._db.pair_values("keys", keys), keep)
 
