@@ -66,7 +66,8 @@ class Pipeline:
         forms = [PyFormat.BINARY if isinstance(value, bytes) else PyFormat.TEXT for value in values]
         given = self._values.dump_sequence(values, forms)
         name = self._prepared.get(sql) or self._prepare(sql)
-        self._server.send_query_prepared(name, given, self._values.formats)
+        # Rows come in binary form: their numbers need not be written there and read here.
+        self._server.send_query_prepared(name, given, self._values.formats, pq.Format.BINARY)
         self._under_way.append(True)
 
     def flush(self) -> None:
