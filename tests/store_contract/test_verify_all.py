@@ -34,6 +34,7 @@ def spoil(till: Till, sql: str) -> None:
         connection = store._connection()  # type: ignore[attr-defined]  # to switch its foreign keys off
         connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute(sql)
+        connection.commit()
         connection.execute("PRAGMA foreign_keys = ON")
         return
     with store.transaction(write=True) as tx:
