@@ -285,7 +285,6 @@ class SqliteStore(SqlStore):
                 self._tell(connection, "PRAGMA journal_mode = WAL")
                 self._tell(connection, "PRAGMA synchronous = FULL")
                 self._tell(connection, "PRAGMA foreign_keys = ON")
-                self._tell(connection, "PRAGMA secure_delete = ON")  # what is pruned cannot be read out of the file
                 self._tell(connection, f"PRAGMA cache_size = -{CACHE_KIB}")
                 return
             except RetryTransaction:

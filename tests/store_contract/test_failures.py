@@ -13,7 +13,7 @@ import apsw
 import psycopg
 import pytest
 
-from capconduit.domain.model import Node, Seller, Tombstone
+from capconduit.domain.model import Node, Seller
 from capconduit.errors import ConfigError, DatabaseError, ExitCode
 from capconduit.services import calls, caps, sellers, whatif
 from capconduit.services.balances import verify_balances
@@ -220,19 +220,6 @@ def test_sqlite_takes_no_locks_for_what_threads_do_not_share(opened: Opener, tmp
     (connection,) = (c for c in apsw.connections() if c.filename == f"{tmp_path}/s.sqlite")
     assert connection.open_flags & apsw.SQLITE_OPEN_NOMUTEX
     assert apsw.status(apsw.SQLITE_STATUS_MEMORY_USED)[0] == 0  # no account of it is kept
-
-
-def test_what_is_deleted_is_gone_from_the_file(opened: Opener, tmp_path: Path) -> None:
-    store, path = opened(f"sqlite:///{tmp_path}/s.sqlite"), tmp_path / "s.sqlite"
-    store.upgrade(T0)
-    secret = "+12125550147 called"
-    row = Tombstone(node="n1", uniqueid=secret, created_ms=T0)
-    with store.transaction(write=True) as tx:
-        tx.insert(row)
-    with store.transaction(write=True) as tx:
-        tx.query("DELETE FROM tombstone")
-    store.close()
-    assert secret.encode() not in path.read_bytes()
 
 
 def test_a_directory_in_place_of_a_file_is_told(tmp_path: Path) -> None:
