@@ -1,15 +1,16 @@
-"""Rows that are written together are all there, as they are."""
+"""Rows that are written together are all there, in whatever packs the engine writes them."""
 
 from __future__ import annotations
 
 import pytest
 
 from capconduit.domain.model import Event, Tenant
+from capconduit.store.sqlite import ROWS_AT_ONCE
 from capconduit.vocab import EventKind
 from tests.unit.estate_builder import Till
 
 
-@pytest.mark.parametrize("count", [1, 2, 19])
+@pytest.mark.parametrize("count", [1, ROWS_AT_ONCE - 1, ROWS_AT_ONCE, ROWS_AT_ONCE + 1, 2 * ROWS_AT_ONCE + 3])
 def test_every_row_of_many_is_kept_as_it_is(shop: Till, count: int) -> None:
     with shop.store.transaction(write=True) as tx:
         (tenant,) = tx.tenants()
