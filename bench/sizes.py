@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Final
 
-import apsw
 import psycopg
 
 # Tables with their months, where they are partitioned by month.
@@ -22,9 +22,9 @@ def table_sizes(url: str) -> dict[str, dict[str, int]]:
 
 
 def _of_file(path: Path) -> dict[str, dict[str, int]]:
-    file = apsw.Connection(str(path))
+    file = sqlite3.connect(path)
     try:
-        file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         owners: dict[str, str] = dict(file.execute("SELECT name, tbl_name FROM sqlite_master").fetchall())
         tables = [name for name, owner in owners.items() if name == owner and not name.startswith("sqlite_")]
         pages = file.execute("SELECT name, SUM(pgsize) FROM dbstat WHERE aggregate = TRUE GROUP BY name").fetchall()
@@ -37,8 +37,8 @@ def _of_file(path: Path) -> dict[str, dict[str, int]]:
     return sizes
 
 
-def _count(file: apsw.Connection, table: str) -> int:
-    return int(file.execute(f"SELECT COUNT(*) FROM {table}").fetchall()[0][0])  # noqa: S608 - its own name
+def _count(file: sqlite3.Connection, table: str) -> int:
+    return int(file.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])  # noqa: S608 - its own name
 
 
 def _of_server(url: str) -> dict[str, dict[str, int]]:

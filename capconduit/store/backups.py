@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,15 +18,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-import apsw
-
 from capconduit.errors import DatabaseError, Refused, UsageError
 from capconduit.store.rows import table_names
-from capconduit.store.sqlite import BUSY_TIMEOUT_MS, SqliteStore
+from capconduit.store.sqlite import SqliteStore
 from capconduit.store.sqlstore import MIGRATIONS, SqlStore
 
-PAGES: Final = 2_000  # 8 MB a step, and between steps it is told how far it is
-FOLD_MS: Final = 1_000  # for others to leave the database that is replaced
+PAGES: Final = 2_000  # 8 MB a step: between steps writers have their turn
+STEP_PAUSE_S: Final = 0.005
 FILE_MODE: Final = 0o600
 TOOL_S: Final = 6 * 3_600
 ERROR_CHARS: Final = 500
@@ -124,28 +123,25 @@ def _copy_pages(source: Path, target: Path, tell: Tell) -> None:
     if not source.exists():
         raise DatabaseError("database-missing", f"there is no database {source}", "run `capconduit init` first")
     try:
-        reading = apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READONLY)
-        with closing(reading), closing(apsw.Connection(str(target))) as writing:
-            reading.set_busy_timeout(BUSY_TIMEOUT_MS)
+        reading = sqlite3.connect(f"file:{quote(str(source))}?mode=ro", uri=True, isolation_level=None)
+        with closing(reading), closing(sqlite3.connect(target)) as writing:
             reading.execute("BEGIN")  # one snapshot: without it the copy begins again whenever somebody writes
-            reading.execute("SELECT count(*) FROM sqlite_master").fetchall()
-            with writing.backup("main", reading, "main") as copy:
-                while not copy.done:
-                    copy.step(PAGES)
-                    tell(copy.page_count - copy.remaining, copy.page_count)
+            reading.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            reading.backup(
+                writing, pages=PAGES, progress=lambda _, left, whole: tell(whole - left, whole), sleep=STEP_PAUSE_S
+            )
             writing.execute("PRAGMA journal_mode = DELETE")  # one file, without a -wal beside it
-    except apsw.Error as error:
+    except sqlite3.Error as error:
         raise DatabaseError("backup-failed", f"{target}: {error}", _ROOM) from error
 
 
 def _check_sqlite(file: Path) -> None:
     """Whole, ours, and not newer than this program. Raises Refused."""
     try:
-        url = f"file:{quote(str(file))}?immutable=1"
-        with closing(apsw.Connection(url, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)) as connection:
-            damage = connection.execute("PRAGMA quick_check(1)").fetchall()[0][0]
-            version = connection.execute("SELECT max(version) FROM schema_migration").fetchall()[0][0]
-    except apsw.Error as error:
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro&immutable=1", uri=True)) as connection:
+            damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            version = connection.execute("SELECT max(version) FROM schema_migration").fetchone()[0]
+    except sqlite3.Error as error:
         raise Refused("backup-unreadable", f"{file} is no backup of CapConduit: {error}", "give another file") from None
     if damage != "ok":
         raise Refused("backup-damaged", f"{file} is damaged: {damage}", "give an older backup")
@@ -193,10 +189,9 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 def _fold_log(path: Path) -> None:
     """Bring what stands in the write-ahead log into the file, so that the file alone is whole. Raises Refused."""
     try:
-        with closing(apsw.Connection(str(path))) as connection:
-            connection.set_busy_timeout(FOLD_MS)
-            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]
-    except apsw.Error:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=1)) as connection:
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.Error:
         return  # it is damaged, which may be why it is replaced: kept as it is
     if busy:
         raise Refused("database-in-use", f"somebody works on {path}", "stop the daemon and other commands first")

@@ -1,8 +1,5 @@
 """The embedded engine: one SQLite file in WAL mode with `synchronous=FULL`, so that what is committed is on the disk.
 
-Nothing else in a process may open the file with another copy of SQLite, Python's sqlite3 among them: each would end the
-other's locks. Reached through APSW, which brings its own SQLite.
-
 Failure policy: fail closed. A file that is locked, full, read-only or damaged raises DatabaseError with what to do.
 """
 
@@ -10,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +17,7 @@ from itertools import chain
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any, Final
-
-import apsw
+from urllib.parse import quote
 
 from capconduit.errors import DatabaseError, Refused
 from capconduit.store.dialect import (
@@ -42,12 +39,6 @@ SHORT_ROW: Final = 12  # columns
 CACHE_KIB: Final = 16_384
 STATEMENT_CACHE: Final = 256
 FILE_MODE: Final = 0o600
-# Without a mutex: a connection is its thread's own, and is closed when that has no transaction.
-_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX
-
-if not apsw.connections():  # SQLite can be told only before the first
-    apsw.shutdown()
-    apsw.config(apsw.SQLITE_CONFIG_MEMSTATUS, False)  # nobody asks how much it uses, and each allocation took a lock
 
 
 class SqliteDialect(Dialect):
@@ -55,15 +46,13 @@ class SqliteDialect(Dialect):
 
     for_update = ""
 
-    def __init__(self, connection: apsw.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
 
     def queries(self, statements: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[Any]]:
-        try:
+        with _translated(self._path):
             return [self._connection.execute(sql, values).fetchall() for sql, values in statements]
-        except _ERRORS as error:
-            raise _translated(error, self._path) from error
 
     def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
         """See Dialect. Short rows share a statement: each step of one gives other threads a turn and takes it back."""
@@ -100,13 +89,12 @@ class SqliteDialect(Dialect):
         return ()
 
     def query(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
-        return self.queries(((sql, values),))[0]
+        with _translated(self._path):
+            return self._connection.execute(sql, dict(values)).fetchall()
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        try:
+        with _translated(self._path):
             self._connection.executemany(sql, rows)
-        except _ERRORS as error:
-            raise _translated(error, self._path) from error
 
     def any_of(self, column: str, name: str) -> str:
         return f"{column} IN (SELECT value FROM json_each(:{name}))"
@@ -131,24 +119,25 @@ def _inserts(table: str, names: tuple[str, ...]) -> tuple[str, str]:
     return one, one + f", ({', '.join('?' * len(names))})" * (ROWS_AT_ONCE - 1)
 
 
-# What a statement may raise: SQLite itself, and values that it cannot keep or give.
-_ERRORS: Final = (apsw.Error, OverflowError, UnicodeError)
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise _integrity(error) from error
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            raise RetryTransaction(text) from error
+        raise DatabaseError("database-failed", f"{path}: {text}", _hint(text, path)) from error
+    except sqlite3.DatabaseError as error:
+        raise DatabaseError("database-failed", f"{path}: {error}", "restore a backup of the file") from error
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise value_refused(error) from error
 
 
-def _translated(error: Exception, path: Path) -> Exception:
-    """One of _ERRORS as ours."""
-    match error:
-        case apsw.ConstraintError():
-            return _integrity(error)
-        case apsw.BusyError() | apsw.LockedError():
-            return RetryTransaction(str(error))
-        case OverflowError() | UnicodeEncodeError():
-            return value_refused(error)
-        case _:
-            return DatabaseError("database-failed", f"{path}: {error}", _hint(error, path))
-
-
-def _integrity(error: apsw.ConstraintError) -> Refused | DatabaseError:
+def _integrity(error: sqlite3.IntegrityError) -> Refused | DatabaseError:
     text = str(error)
     if "NOT NULL" in text:
         return DatabaseError("database-failed", text, "report this: the program left out a value")
@@ -157,20 +146,6 @@ def _integrity(error: apsw.ConstraintError) -> Refused | DatabaseError:
     return Refused(
         "exists", f"it exists already ({text.split(': ')[-1]})", "choose another name, or change what is there"
     )
-
-
-def _hint(error: Exception, path: Path) -> str:
-    match error:
-        case apsw.SQLError() if "no such table" in str(error):
-            return "run `capconduit init` or `capconduit db upgrade`"
-        case apsw.ReadOnlyError():
-            return f"make {path} and its directory writable for this user"
-        case apsw.FullError():
-            return f"free disk space where {path} lies"
-        case apsw.CorruptError() | apsw.NotADBError() | UnicodeDecodeError():
-            return "restore a backup of the file"
-        case _:
-            return f"check that {path} is there and that this user may read and write it"
 
 
 def _version(tx: SqlTransaction) -> int:
@@ -187,6 +162,16 @@ def _make_private(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
 
 
+def _hint(text: str, path: Path) -> str:
+    if "no such table" in text:
+        return "run `capconduit init` or `capconduit db upgrade`"
+    if "readonly" in text:
+        return f"make {path} and its directory writable for this user"
+    if "full" in text:
+        return f"free disk space where {path} lies"
+    return f"check that {path} is there and that this user may read and write it"
+
+
 class SqliteStore(SqlStore):
     """A database in one file. Each thread has its own connection, kept open until close()."""
 
@@ -197,7 +182,7 @@ class SqliteStore(SqlStore):
         self.url = f"sqlite:///{path}"
         self._create = create
         self._local = threading.local()
-        self._all: list[apsw.Connection] = []
+        self._all: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
         self._idle = threading.Condition(self._guard)
         self._busy: set[int] = set()  # connections in a transaction: closing one would end the process
@@ -215,36 +200,34 @@ class SqliteStore(SqlStore):
                 self._busy.discard(id(connection))
                 self._idle.notify_all()
 
-    def _within(self, connection: apsw.Connection, *, write: bool) -> Iterator[SqlTransaction]:
-        self._tell(connection, "BEGIN IMMEDIATE" if write else "BEGIN")
+    def _within(self, connection: sqlite3.Connection, *, write: bool) -> Iterator[SqlTransaction]:
+        with _translated(self.path):
+            connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
             tx = SqlTransaction(SqliteDialect(connection, self.path), write=write)
             yield tx
             tx.finish()
-            self._tell(connection, "COMMIT")
         except BaseException:
-            if connection.in_transaction:  # some errors end it by themselves
-                self._tell(connection, "ROLLBACK")
+            connection.rollback()
             raise
-
-    def _tell(self, connection: apsw.Connection, sql: str, values: Sequence[Any] = ()) -> None:
-        """A statement without rows that matter. Raises what Dialect raises."""
         try:
-            connection.execute(sql, values).fetchall()
-        except _ERRORS as error:
-            raise _translated(error, self.path) from error
+            with _translated(self.path):
+                connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
 
     def script(self, version: int, sql: str, after: Sequence[tuple[str, tuple[Any, ...]]]) -> bool:
         """See SqlStore."""
-        with self.transaction(write=True) as tx:
+        with self.transaction(write=True) as tx, _translated(self.path):
             if _version(tx) >= version:
                 return False
             connection = self._connection()
             for statement in sql.split(";\n"):
                 if statement.strip():
-                    self._tell(connection, statement)
+                    connection.execute(statement)
             for statement, values in after:
-                self._tell(connection, statement, values)
+                connection.execute(statement, values)
         return True
 
     def schema_version(self) -> int:
@@ -267,25 +250,27 @@ class SqliteStore(SqlStore):
             self._all.clear()
             self._local = threading.local()
 
-    def _connection(self) -> apsw.Connection:
-        connection: apsw.Connection | None = getattr(self._local, "connection", None)
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._open()
             self._local.connection = connection
         return connection
 
-    def _open(self) -> apsw.Connection:
+    def _open(self) -> sqlite3.Connection:
         if not self._create and not self.path.exists():
             raise DatabaseError("database-missing", f"there is no database {self.path}", "run `capconduit init` first")
         if self._create:
             _make_private(self.path)
-        try:
-            connection = apsw.Connection(
-                str(self.path), flags=_FLAGS | (apsw.SQLITE_OPEN_CREATE if self._create else 0),
-                statementcachesize=STATEMENT_CACHE,
-            )  # fmt: skip
-        except apsw.Error as error:
-            raise _translated(error, self.path) from error
+        with _translated(self.path):
+            connection = sqlite3.connect(
+                f"file:{quote(str(self.path))}?mode={'rwc' if self._create else 'rw'}",
+                uri=True,
+                timeout=BUSY_TIMEOUT_MS / 1_000,
+                isolation_level=None,
+                check_same_thread=False,  # close() ends connections of threads that are gone
+                cached_statements=STATEMENT_CACHE,
+            )
         try:
             self._prepare(connection)
         except BaseException:
@@ -295,15 +280,15 @@ class SqliteStore(SqlStore):
             self._all.append(connection)
         return connection
 
-    def _prepare(self, connection: apsw.Connection) -> None:
+    def _prepare(self, connection: sqlite3.Connection) -> None:
         """The settings of a connection. A new file becomes WAL once; SQLite does not wait for others in that moment."""
-        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         for attempt in range(RETRIES + 1):
             try:
-                self._tell(connection, "PRAGMA journal_mode = WAL")
-                self._tell(connection, "PRAGMA synchronous = FULL")
-                self._tell(connection, "PRAGMA foreign_keys = ON")
-                self._tell(connection, f"PRAGMA cache_size = -{CACHE_KIB}")
+                with _translated(self.path):
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.execute("PRAGMA synchronous = FULL")
+                    connection.execute("PRAGMA foreign_keys = ON")
+                    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
                 return
             except RetryTransaction:
                 if attempt == RETRIES:

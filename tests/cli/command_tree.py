@@ -6,13 +6,12 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import apsw
 import pytest
 
 from capconduit_cli.app import NOUNS, PROGRAM, build_root, load_noun
@@ -156,5 +155,8 @@ class Prepared:
 
     def _settle(self) -> None:
         """Everything is in the one file."""
-        with closing(apsw.Connection(str(self._file))) as connection:
+        import sqlite3
+
+        with sqlite3.connect(self._file) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-
-import apsw
 
 from capconduit.domain.calls import AnswerReport, AttemptReport, LegTimes, RouteRequest, SettleReport
 from capconduit.ids import ulid
@@ -59,16 +58,15 @@ def database(home: Path) -> Path:
 
 def contents(home: Path) -> dict[str, list[Any]]:
     """Every row of every table, to see that nothing changed."""
-    with closing(apsw.Connection(str(database(home)))) as connection:
+    with closing(sqlite3.connect(database(home))) as connection:
         names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for name in sorted(names)}
 
 
 def change(home: Path, sql: str, *values: Any) -> None:
     """Spoil the database behind our back."""
-    with closing(apsw.Connection(str(database(home)))) as connection:
-        connection.execute(sql, values)
-        assert connection.changes() == 1
+    with closing(sqlite3.connect(database(home))) as connection, connection:
+        assert connection.execute(sql, values).rowcount == 1
 
 
 class SetClock:

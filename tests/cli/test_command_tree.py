@@ -55,7 +55,7 @@ REHEARSED: Final = 2  # examples of a command that are carried out once more as 
 LIST_OPTIONS: Final = {"--output", "--json", "--fields", "--sort", "--filter", "--limit"}
 HEAVY: Final = {
     "textual", "sqlalchemy", "sqlmodel", "panoramisk", "psycopg", "httpx", "pydantic", "rich", "jinja2", "pyarrow",
-    "phonenumbers", "apsw",
+    "phonenumbers", "sqlite3",
 }  # fmt: skip
 # The names of the prepared estate by what an argument calls them, and how they are mistyped.
 TYPOS: Final = {

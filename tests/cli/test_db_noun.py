@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 from capconduit.clock import SystemClock
@@ -25,7 +25,7 @@ ALL = [{"migration": f"{version:04d}_{name}"} for version, name in MIGRATIONS]
 
 def test_upgrade_applies_what_is_missing_once(home: Path) -> None:
     database(home).parent.mkdir(parents=True)
-    with closing(apsw.Connection(str(database(home)))) as connection:
+    with closing(sqlite3.connect(database(home))) as connection:
         connection.execute("PRAGMA journal_mode = WAL")  # an empty file that is a database
     rehearsed = done("db", "upgrade", "--dry-run", "--json", home=home)
     assert ALL[0] == {"migration": "0001_initial"}

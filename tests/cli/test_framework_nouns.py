@@ -20,8 +20,8 @@ from tests.cli.conftest import AddNoun
 from tests.cli.runner import clean_environment, run
 
 HEAVY = {
-    "apsw", "asyncio", "fastagi", "httpx", "jinja2", "panoramisk", "phonenumbers", "psycopg", "pydantic", "rich",
-    "sqlalchemy", "sqlmodel", "textual", "tomli_w", "tomllib", "uvloop",
+    "asyncio", "fastagi", "httpx", "jinja2", "panoramisk", "phonenumbers", "psycopg", "pydantic", "rich", "sqlalchemy",
+    "sqlite3", "sqlmodel", "textual", "tomli_w", "tomllib", "uvloop",
 }  # fmt: skip
 
 

@@ -6,13 +6,13 @@ import os
 import resource
 import shlex
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import apsw
 import pytest
 
 from capconduit.errors import ExitCode
@@ -333,7 +333,7 @@ def test_two_writers_at_once_wait_and_then_one_is_told(prepared: Prepared, monke
     monkeypatch.setattr("capconduit.store.sqlite.BUSY_TIMEOUT_MS", 5)
     monkeypatch.setattr("capconduit.store.sqlstore.RETRY_PAUSE_S", 0.0)
     before = contents(prepared.home)
-    with closing(apsw.Connection(str(database(prepared.home)))) as other:
+    with closing(sqlite3.connect(database(prepared.home), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         for line in (
             "seller add s9",

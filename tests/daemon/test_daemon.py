@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 from asterisk_simulator.behaviours import Answers, Busy, CallerCancels, CallSpec, NoAnswer, Unavailable
@@ -126,12 +126,12 @@ def test_a_request_that_is_not_ours_fails_and_harms_nobody(tmp_path: Path) -> No
 def test_a_locked_database_is_engine_timeout_and_the_late_decision_is_given_back(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         rig.fund("10")
-        blocker = apsw.Connection(str(tmp_path / "rig.sqlite"))
+        blocker = sqlite3.connect(tmp_path / "rig.sqlite", isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
         try:
             told = (await rig.route("u-1")).variables
         finally:
-            blocker.execute("ROLLBACK")
+            blocker.rollback()
             blocker.close()
         assert told == {"CC_REASON": "engine_timeout", "CC_CAUSE": "38", "CC_SIP": "500", "CC_VERDICT": "reject"}
         await until(lambda: [c for c in rig.cdrs() if c.reject_reason == "engine_timeout"])

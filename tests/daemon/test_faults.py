@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import apsw
 import pytest
 
 from asterisk_simulator.behaviours import Answers
@@ -120,10 +120,10 @@ def test_a_call_with_money_outlives_a_database_that_is_locked_for_a_while(tmp_pa
         rig.script("buyer1", Answers(talk_ms=14_000))
         call = rig.world.start(spec())
         await answered(rig)
-        blocker = apsw.Connection(str(tmp_path / "rig.sqlite"))
+        blocker = sqlite3.connect(tmp_path / "rig.sqlite", isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
         await until_talked(rig, 6_500)  # the look at half of the slice finds it locked
-        blocker.execute("ROLLBACK")
+        blocker.rollback()
         blocker.close()
         outcome = await call
         assert not outcome.cut_by_timeout
@@ -218,12 +218,12 @@ def test_requests_that_nobody_waits_for_take_no_place_of_a_fresh_call(tmp_path: 
     async def test(rig: Rig) -> None:
         rig.fund("10")
         rig.cap(CapScope.CAMPAIGN, "solar", CapMetric.CONCURRENT, "1")
-        blocker = apsw.Connection(str(tmp_path / "rig.sqlite"))
+        blocker = sqlite3.connect(tmp_path / "rig.sqlite", isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
         try:
             await asyncio.gather(*(rig.route(f"late-{n}") for n in range(5)))
         finally:
-            blocker.execute("ROLLBACK")
+            blocker.rollback()
             blocker.close()
         await until(lambda: [c for c in rig.cdrs() if c.uniqueid == "late-4"])
         assert (await rig.route("fresh")).variables["CC_VERDICT"] == "dial"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import apsw
 import pytest
 
 from asterisk_simulator.behaviours import Answers
@@ -291,12 +291,12 @@ def test_the_end_is_kept_as_of_when_it_was_told(
 @contextmanager
 def locked(rig: Rig) -> Iterator[None]:
     """Another process writes to the database and does not end."""
-    blocker = apsw.Connection(str(rig.dir / "rig.sqlite"))
+    blocker = sqlite3.connect(rig.dir / "rig.sqlite", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     try:
         yield
     finally:
-        blocker.execute("ROLLBACK")
+        blocker.rollback()
         blocker.close()
 
 

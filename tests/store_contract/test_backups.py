@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 import threading
 from contextlib import closing
@@ -10,7 +11,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import apsw
 import pytest
 
 from capconduit.domain.model import Cdr, Event, Node
@@ -188,8 +188,9 @@ def test_a_file_of_a_newer_program_is_refused(opened: Opener, tmp_path: Path, fi
     store = opened(f"sqlite:///{tmp_path}/store.sqlite")
     store.upgrade(T0)
     back_up(store, file, nothing)
-    with closing(apsw.Connection(str(file))) as connection:
+    with closing(sqlite3.connect(file)) as connection:
         connection.execute("UPDATE schema_migration SET version = 999 WHERE version = ?", (MIGRATIONS[-1][0],))
+        connection.commit()
     with pytest.raises(Refused, match="migration 999"):
         restore(store, file, FakeClock(), "test")
 

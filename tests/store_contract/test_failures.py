@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import apsw
 import psycopg
 import pytest
 
@@ -204,24 +204,6 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_text_that_is_none_is_told(opened: Opener, tmp_path: Path) -> None:
-    store = opened(f"sqlite:///{tmp_path}/s.sqlite")
-    store.upgrade(T0)
-
-    def damaged() -> None:
-        with store.transaction(write=False) as tx:
-            tx.query("SELECT CAST(x'ff' AS TEXT)")
-
-    assert slug_of(damaged) == "database-failed"
-
-
-def test_sqlite_takes_no_locks_for_what_threads_do_not_share(opened: Opener, tmp_path: Path) -> None:
-    opened(f"sqlite:///{tmp_path}/s.sqlite").upgrade(T0)
-    (connection,) = (c for c in apsw.connections() if c.filename == f"{tmp_path}/s.sqlite")
-    assert connection.open_flags & apsw.SQLITE_OPEN_NOMUTEX
-    assert apsw.status(apsw.SQLITE_STATUS_MEMORY_USED)[0] == 0  # no account of it is kept
-
-
 def test_a_directory_in_place_of_a_file_is_told(tmp_path: Path) -> None:
     assert slug_of(lambda: read(open_store(f"sqlite:///{tmp_path}"))) == "database-failed"
 
@@ -269,7 +251,7 @@ def test_a_writer_that_is_in_the_way_too_long_is_told_after_a_bounded_wait(
     monkeypatch.setattr(sqlstore, "RETRY_PAUSE_S", 0)
     path = tmp_path / "s.sqlite"
     till = Till(SqliteStore(path, create=True), small_estate())
-    other = apsw.Connection(str(path))
+    other = sqlite3.connect(path, isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
         assert slug_of(lambda: till.ask(route_of())) == "database-contention"
