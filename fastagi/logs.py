@@ -11,6 +11,7 @@ import atexit
 import logging
 import os
 import sys
+from contextlib import suppress
 from logging.handlers import QueueListener
 from queue import SimpleQueue
 from threading import Event
@@ -90,16 +91,14 @@ class _Writing(QueueListener):
             self._flush()
             record = self._records.get(block)
             self._stopping.wait(GATHER_S)
-        if record is self._sentinel:  # type: ignore[attr-defined]
+        if self._stopping.is_set() and self._records.empty():  # the end, behind which nobody asks for more
             self._flush()
         return record
 
     def _flush(self) -> None:
         for handler in self.handlers:
-            try:
+            with suppress(Exception):  # the thread must outlive it, as below
                 handler.flush()
-            except Exception:  # noqa: BLE001 - as below
-                continue
 
     def handle(self, record: logging.LogRecord) -> None:
         try:
@@ -111,7 +110,7 @@ class _Writing(QueueListener):
         if self._thread is None:
             return
         self._stopping.set()
-        self._records.put(self._sentinel)  # type: ignore[attr-defined]
+        self.enqueue_sentinel()
         self._thread.join(STOP_S)  # where nobody reads it will not end, and nobody waits for it any longer
         self._thread = None
 
