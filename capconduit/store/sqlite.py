@@ -29,6 +29,7 @@ from capconduit.store.dialect import (
     update_sql,
     value_refused,
 )
+from capconduit.store.remembered import Remembered
 from capconduit.store.sqlstore import RETRIES, RETRY_PAUSE_S, SqlStore
 from capconduit.store.sqltransaction import SqlTransaction
 
@@ -39,6 +40,14 @@ SHORT_ROW: Final = 12  # columns
 CACHE_KIB: Final = 16_384
 STATEMENT_CACHE: Final = 256
 FILE_MODE: Final = 0o600
+
+
+class _Connection(sqlite3.Connection):
+    """A connection, and what of the database is known to the decisions that it serves."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.remembered = Remembered()
 
 
 class SqliteDialect(Dialect):
@@ -182,40 +191,46 @@ class SqliteStore(SqlStore):
         self.url = f"sqlite:///{path}"
         self._create = create
         self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self._all: list[_Connection] = []
         self._guard = threading.Lock()
         self._idle = threading.Condition(self._guard)
         self._busy: set[int] = set()  # connections in a transaction: closing one would end the process
 
     @contextmanager
-    def transaction(self, *, write: bool, hurry: bool = False) -> Iterator[SqlTransaction]:  # noqa: ARG002
+    def transaction(self, *, write: bool, hurry: bool = False) -> Iterator[SqlTransaction]:
         """See store.Store. A writer waits up to BUSY_TIMEOUT_MS for another one."""
         connection = self._connection()
         with self._guard:
             self._busy.add(id(connection))
         try:
-            yield from self._within(connection, write=write)
+            yield from self._within(connection, write=write, hurry=hurry)
         finally:
             with self._guard:
                 self._busy.discard(id(connection))
                 self._idle.notify_all()
 
-    def _within(self, connection: sqlite3.Connection, *, write: bool) -> Iterator[SqlTransaction]:
+    def _within(self, connection: _Connection, *, write: bool, hurry: bool) -> Iterator[SqlTransaction]:
+        remembered = connection.remembered
         with _translated(self.path):
             connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
-            tx = SqlTransaction(SqliteDialect(connection, self.path), write=write)
+            if hurry:
+                with _translated(self.path):
+                    remembered.check(connection.execute("PRAGMA data_version").fetchone()[0])
+            dialect = SqliteDialect(connection, self.path)
+            tx = SqlTransaction(dialect, write=write, remembered=remembered if hurry and write else None)
             yield tx
             tx.finish()
-        except BaseException:
-            connection.rollback()
-            raise
-        try:
             with _translated(self.path):
                 connection.commit()
         except BaseException:
+            remembered.forget()  # what failed was not kept; after an error nothing else is taken for granted either
             connection.rollback()
             raise
+        if tx.decided is not None and hurry:
+            remembered.keep(tx.decided)
+        elif write:  # data_version tells of other connections only
+            remembered.forget()
 
     def script(self, version: int, sql: str, after: Sequence[tuple[str, tuple[Any, ...]]]) -> bool:
         """See SqlStore."""
@@ -250,14 +265,14 @@ class SqliteStore(SqlStore):
             self._all.clear()
             self._local = threading.local()
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+    def _connection(self) -> _Connection:
+        connection: _Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._open()
             self._local.connection = connection
         return connection
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> _Connection:
         if not self._create and not self.path.exists():
             raise DatabaseError("database-missing", f"there is no database {self.path}", "run `capconduit init` first")
         if self._create:
@@ -270,6 +285,7 @@ class SqliteStore(SqlStore):
                 isolation_level=None,
                 check_same_thread=False,  # close() ends connections of threads that are gone
                 cached_statements=STATEMENT_CACHE,
+                factory=_Connection,
             )
         try:
             self._prepare(connection)
@@ -280,7 +296,7 @@ class SqliteStore(SqlStore):
             self._all.append(connection)
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
+    def _prepare(self, connection: _Connection) -> None:
         """The settings of a connection. A new file becomes WAL once; SQLite does not wait for others in that moment."""
         for attempt in range(RETRIES + 1):
             try:

@@ -28,6 +28,7 @@ from capconduit.store.store import LOOK_BACK_MS
 if TYPE_CHECKING:
     from capconduit.domain.needs import Foreseen, Needs
     from capconduit.store.notes import Notes
+    from capconduit.store.remembered import Remembered
 
 Rows = Sequence[Sequence[Any]]
 Statement = tuple[str, Mapping[str, Any]]
@@ -66,6 +67,7 @@ class Loading:
     _alone: bool
     _for_update: str
     _notes: Notes
+    _remembered: Remembered | None
 
     def begin_decisions(
         self,
@@ -79,15 +81,21 @@ class Loading:
         asks = [Ask(*lock) for lock in (self._db.estate_lock(alone=False) if self._writes else ())]
         version: list[int] = []
         asks.append(Ask(estates.VERSION_SQL, {}, lambda rows: version.append(self._notes.look(rows[0]))))
-        channels = _Channels(self._db, sorted(set(keys)), books, now_ms)
-        asks += [*self._name_locks(CHANNEL_LOCK, channels.keys), channels.known()]
-        if live:
-            asks += channels.calls()
+        channels = _Channels(self._db, self._unknown(keys, books), books, now_ms)
+        if channels.keys:
+            asks += [*self._name_locks(CHANNEL_LOCK, channels.keys), channels.known()]
+            if live:
+                asks += channels.calls()
         if foreseen is not None:
             asks += [*self._callers(foreseen.callers, books), *self._needed(foreseen.needs, books)]
         self._ask(asks)
         self._ask(channels.found(without_calls=live))
         return version[0]
+
+    def _unknown(self, keys: Iterable[CallKey], books: Books) -> list[CallKey]:
+        """The channels that must be asked for, in the order of locks; the live calls of the others are in `books`."""
+        wanted = sorted(set(keys))
+        return wanted if self._remembered is None else self._remembered.give_calls(wanted, books)
 
     def lock_calls(self, keys: Iterable[CallKey], books: Books, now_ms: int | None = None) -> None:
         """See store.Transaction."""
@@ -153,7 +161,10 @@ class Loading:
 
     def _locking(self, kind: type, ids: Iterable[str], into: dict[str, Any]) -> Ask | None:
         """The statement that locks and loads rows by their ids; none where there is nothing to load."""
-        wanted = sorted(id for id in ids if id not in into)
+        if self._remembered is None:
+            wanted = sorted(id for id in ids if id not in into)
+        else:
+            wanted = self._remembered.give_rows(kind, ids, into)
         if not wanted:
             return None
         m = mapping(kind)
@@ -166,6 +177,8 @@ class Loading:
         return f" ORDER BY {key}{self._for_update}" if self._for_update else ""
 
     def _locking_counters(self, keys: Sequence[CounterKey], books: Books) -> Ask | None:
+        if self._remembered is not None:
+            keys = self._remembered.give_counters(keys, books.counters)
         if not keys:
             return None
         pairs = self._db.any_pair(("cap_id", "window_start_ms"), "keys")

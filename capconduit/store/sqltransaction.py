@@ -31,11 +31,12 @@ from capconduit.ids import ulid
 from capconduit.store import estates, pruning
 from capconduit.store.dialect import Column, Dialect, insert_sql
 from capconduit.store.notes import Notes
+from capconduit.store.remembered import Remembered, is_unused
 from capconduit.store.rooms import Rooms
 from capconduit.store.rows import kept_values, mapping
 from capconduit.store.sqlloading import Loading
 from capconduit.store.store import LONGEST_CALL_MS, Outdated, Transaction
-from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope, PlaceState
+from capconduit.vocab import ATTEMPT_SCOPES, CapMetric, CapScope
 
 if TYPE_CHECKING:
     from capconduit.domain.estate import Estate
@@ -91,16 +92,16 @@ def _changing(kind: type) -> tuple[Sequence[Column], Sequence[Column], Callable[
 _PLACE_KEY: Final = ("call_id", "attempt", "cap_id")
 
 
-def _is_unused(place: Place) -> bool:
-    """A place that was given back and of which nothing stays used is over: its row goes."""
-    return place.state is PlaceState.RELEASED and place.counted == 0
-
-
 class SqlTransaction(Loading, Rooms, Transaction):
-    """Transaction over a Dialect. One that only reads locks nothing and makes no rows."""
+    """Transaction over a Dialect. One that only reads locks nothing and makes no rows.
 
-    def __init__(self, dialect: Dialect, *, write: bool) -> None:
+    remembered: rows that need not be read, for decisions; see remembered.py.
+    """
+
+    def __init__(self, dialect: Dialect, *, write: bool, remembered: Remembered | None = None) -> None:
         self._db = dialect
+        self._remembered = remembered
+        self.decided: Books | None = None  # what decisions wrote
         self._writes = write
         self._for_update = dialect.for_update if write else ""
         self._alone = False  # the estate is locked for a change: nobody else decides
@@ -225,6 +226,7 @@ class SqlTransaction(Loading, Rooms, Transaction):
 
     def write(self, books: Books) -> None:
         self._must_write()
+        self.decided = books
         # Apart and first: the same caller may be remembered anew below.
         self._remove("recent_caller", ("campaign_id", "caller", "call_id"), sorted(books.forgotten))
         with self._db.together():
@@ -240,7 +242,7 @@ class SqlTransaction(Loading, Rooms, Transaction):
             kept: list[Place] = []
             for call_id, attempt, cap_id in sorted(books.dirty_places):
                 place = books.places[call_id][(attempt, cap_id)]
-                if _is_unused(place):
+                if is_unused(place):
                     unused.append((call_id, attempt, cap_id))
                 else:
                     kept.append(place)
@@ -255,7 +257,7 @@ class SqlTransaction(Loading, Rooms, Transaction):
         self._add(Call, [books.calls[i] for i in sorted(new.calls)])
         self._add(Attempt, [books.attempts[c][n] for c, n in sorted(new.attempts)])
         places = [books.places[c][(n, cap)] for c, n, cap in sorted(new.places)]
-        self._add(Place, [place for place in places if not _is_unused(place)])
+        self._add(Place, [place for place in places if not is_unused(place)])
         self._add(Hold, [books.holds[i] for i in sorted(new.holds)])
         self._add(model.LedgerEntry, new.ledger)
         self._add(Cdr, new.cdrs)
