@@ -39,6 +39,12 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     monkeypatch.undo()
 
 
+def forget(till: Till) -> None:
+    """Another kind of transaction: what SQLite remembers for decisions is good no more, everything is read again."""
+    with till.store.transaction(write=True):
+        pass
+
+
 def busy_estate() -> EstateBuilder:
     """Callers are remembered, targets take turns, caps on all sides: everything there is to lock."""
     builder = small_estate(strategy=Strategy.ROUND_ROBIN, duplicate_window_ms=60_000)
@@ -49,6 +55,7 @@ def busy_estate() -> EstateBuilder:
 
 def test_new_calls_are_read_for_in_one_round_trip(shop: Till, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.batch([route_of("warm")])  # counters and states of this day are made, the estate is loaded
+    forget(shop)
     with trips(monkeypatch) as asked:
         answers = shop.batch([route_of("u1"), route_of("u2")])
     assert all(isinstance(answer, DialAnswer) for answer in answers)
@@ -58,6 +65,7 @@ def test_new_calls_are_read_for_in_one_round_trip(shop: Till, monkeypatch: pytes
 
 def test_ends_of_calls_are_read_for_in_two(shop: Till, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.batch([route_of("u1"), route_of("u2")])
+    forget(shop)
     with trips(monkeypatch) as asked:
         shop.batch([settle_of("u1"), settle_of("u2")])
     assert len(asked) == 2
@@ -110,6 +118,7 @@ def test_what_was_foreseen_wrongly_is_decided_in_a_new_transaction(shop: Till, m
 def test_everything_that_is_locked_is_foreseen(open_shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     till = open_shop(busy_estate())
     till.batch([route_of("warm", ani="+12125550199")])
+    forget(till)
     with trips(monkeypatch) as asked:
         till.batch([route_of("u1", ani="+12125550101"), route_of("u2", ani="+12125550102")])
     assert len(asked) == 1

@@ -12,13 +12,15 @@ from capconduit.domain.model import Account, Call, Counter, Hold, Place, RuleSta
 from capconduit.errors import DatabaseError
 from capconduit.services.balances import adjust
 from capconduit.store import remembered as remembered_module
+from capconduit.store.estates import VERSION_SQL
 from capconduit.store.remembered import Remembered
 from capconduit.store.sqlite import SqliteStore
 from capconduit.units import MICROS_PER_UNIT
 from capconduit.vocab import CapMetric, CapScope, PlaceState, RejectCode
 from tests.store_contract.conftest import Opener
+from tests.store_contract.test_foreseeing import trips
 from tests.store_contract.test_same_as_pure import Twin
-from tests.unit.estate_builder import TENANT, Till, attempt_of, route_of, settle_of, small_estate
+from tests.unit.estate_builder import TENANT, Till, answer_of, attempt_of, route_of, settle_of, small_estate
 
 STEPS = 40
 FUNDS = 100 * MICROS_PER_UNIT
@@ -68,6 +70,16 @@ def test_what_is_remembered_stands_in_the_database(url: str, opened: Opener, see
         most = max(most, assert_stands(twin.twin))
     twin.compare()
     assert most > 10
+
+
+def test_what_is_remembered_is_not_read(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    till.dial(route_of("u1"))
+    with trips(monkeypatch) as asked:
+        till.ask(answer_of("u1", till.clock.now_ms()))
+    assert asked == [[VERSION_SQL]]
+    with trips(monkeypatch) as asked:
+        till.dial(route_of("u2"))
+    assert [sql.split()[1] for sql in asked[0]] == ["version,", "'call',"]  # the estate, and whether the channel is new
 
 
 def test_what_another_connection_wrote_is_read_again(till: Till, url: str, opened: Opener) -> None:
