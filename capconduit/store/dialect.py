@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from capconduit.errors import DatabaseError, Refused
@@ -16,6 +18,16 @@ OUTBOX_LOCK: Final = "outbox"
 
 
 Column = tuple[str, str]  # name, SQL type
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What is written of a table's rows, and the keys that they are found by: columns of a row that is inserted, and
+    beyond them in an update. Made once and told apart by identity, as its statements are made once."""
+
+    table: str
+    columns: tuple[Column, ...]
+    keys: tuple[Column, ...] = ()
 
 
 class RetryTransaction(DatabaseError):
@@ -60,11 +72,11 @@ class Dialect(ABC):
         """Condition: the two columns (a text, and a text or an instant) are one of the pairs `:name`."""
 
     @abstractmethod
-    def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+    def insert(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
         """Add many rows in the quickest way the engine has."""
 
     @abstractmethod
-    def upsert(self, table: str, columns: Sequence[Column], keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def upsert(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
         """Add or replace many rows."""
 
     @abstractmethod
@@ -72,13 +84,11 @@ class Dialect(ABC):
         """The inserts, updates, upserts and deletes within may become one statement. They touch different rows."""
 
     @abstractmethod
-    def update(
-        self, table: str, columns: Sequence[Column], keys: Sequence[Column], rows: Sequence[Sequence[Any]]
-    ) -> None:
+    def update(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
         """Change many rows in the quickest way the engine has: `rows` are the new values, then the keys."""
 
     @abstractmethod
-    def delete(self, table: str, keys: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+    def delete(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
         """Remove the rows of these keys in the quickest way the engine has."""
 
     @abstractmethod
@@ -101,15 +111,25 @@ class Dialect(ABC):
         """How pairs are handed over for `any_pair`."""
 
 
-def update_sql(table: str, columns: Sequence[Column], keys: Sequence[Column]) -> str:
+@cache
+def update_sql(shape: Shape) -> str:
     """UPDATE of one row with `?` parameters: the values, then the keys."""
-    sets = ", ".join(f"{name} = ?" for name, _ in columns)
-    return f"UPDATE {table} SET {sets} WHERE {_where(keys)} /* all tenants */"  # noqa: S608 - our own names
+    sets = ", ".join(f"{name} = ?" for name, _ in shape.columns)
+    return f"UPDATE {shape.table} SET {sets} WHERE {_where(shape.keys)} /* all tenants */"  # noqa: S608 - our own names
 
 
-def delete_sql(table: str, keys: Sequence[Column]) -> str:
+@cache
+def delete_sql(shape: Shape) -> str:
     """DELETE of one row with `?` parameters."""
-    return f"DELETE FROM {table} WHERE {_where(keys)} /* all tenants */"  # noqa: S608 - our own names
+    return f"DELETE FROM {shape.table} WHERE {_where(shape.keys)} /* all tenants */"  # noqa: S608 - our own names
+
+
+@cache
+def upsert_sql(shape: Shape) -> str:
+    """INSERT of one row with `?` parameters, or the new values of the one that has its keys."""
+    names, keys = [name for name, _ in shape.columns], [name for name, _ in shape.keys]
+    sets = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
+    return f"{insert_sql(shape.table, names)} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}"
 
 
 def _where(keys: Sequence[Column]) -> str:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from capconduit.domain.model import Event
-from capconduit.store.dialect import Dialect
+from capconduit.store.dialect import Dialect, Shape
 
 POSITION_BITS: Final = 16  # of a position, below the instant
 FEEDING: Final = "SELECT feeding FROM estate_version WHERE id = 1"
-_COLUMNS: Final = (("event_id", "text"), ("tenant_id", "text"), ("position", "bigint"))
+_OUTBOX: Final = Shape("outbox", (("event_id", "text"), ("tenant_id", "text"), ("position", "bigint")))
 
 
 class _Positions:
@@ -60,4 +60,4 @@ class Notes:
         if self._feeding:
             positions = _POSITIONS.take(rows[0].at_ms, len(rows))
             noted = [(event.id, event.tenant_id, position) for event, position in zip(rows, positions, strict=True)]
-            self._db.insert("outbox", _COLUMNS, noted)
+            self._db.insert(_OUTBOX, noted)

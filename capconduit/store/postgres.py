@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import chain
 from struct import pack
 from typing import Any, Final, LiteralString
@@ -29,6 +29,7 @@ from capconduit.store.dialect import (
     Column,
     Dialect,
     RetryTransaction,
+    Shape,
     value_refused,
 )
 from capconduit.store.pipeline import Pipeline
@@ -112,19 +113,20 @@ def _given(columns: Sequence[Column]) -> str:
     return f"SELECT {', '.join(f'unnest(?::{kind}[]) AS {name}' for name, kind in columns)}"
 
 
-def _same(table: str, keys: Sequence[Column]) -> str:
-    return " AND ".join(f"{table}.{name} = given.{name}" for name, _ in keys)
+def _same(shape: Shape) -> str:
+    return " AND ".join(f"{shape.table}.{name} = given.{name}" for name, _ in shape.keys)
 
 
-@lru_cache(maxsize=64)
-def _insert_sql(table: str, columns: tuple[Column, ...]) -> LiteralString:
-    return f"INSERT INTO {table} ({', '.join(name for name, _ in columns)}) {_given(columns)}"
+@cache
+def _insert_sql(shape: Shape) -> LiteralString:
+    return f"INSERT INTO {shape.table} ({', '.join(name for name, _ in shape.columns)}) {_given(shape.columns)}"
 
 
-@lru_cache(maxsize=64)
-def _upsert_sql(table: str, columns: tuple[Column, ...], keys: tuple[str, ...]) -> LiteralString:
-    sets = ", ".join(f"{name} = excluded.{name}" for name, _ in columns if name not in keys)
-    return f"{_insert_sql(table, columns)} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}"
+@cache
+def _upsert_sql(shape: Shape) -> LiteralString:
+    keys = [name for name, _ in shape.keys]
+    sets = ", ".join(f"{name} = excluded.{name}" for name, _ in shape.columns if name not in keys)
+    return f"{_insert_sql(shape)} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}"
 
 
 @lru_cache(maxsize=256)
@@ -135,15 +137,15 @@ def _together_sql(writes: tuple[LiteralString, ...]) -> str:
     return _positional(f"WITH {', '.join(f'w{i} AS ({sql})' for i, sql in enumerate(writes))} SELECT 1")
 
 
-@lru_cache(maxsize=64)
-def _update_sql(table: str, columns: tuple[Column, ...], keys: tuple[Column, ...]) -> LiteralString:
-    sets = ", ".join(f"{name} = given.{name}" for name, _ in columns)
-    return f"UPDATE {table} SET {sets} FROM ({_given([*columns, *keys])}) AS given WHERE {_same(table, keys)}"
+@cache
+def _update_sql(shape: Shape) -> LiteralString:
+    sets, given = ", ".join(f"{name} = given.{name}" for name, _ in shape.columns), _given(shape.columns + shape.keys)
+    return f"UPDATE {shape.table} SET {sets} FROM ({given}) AS given WHERE {_same(shape)}"
 
 
-@lru_cache(maxsize=64)
-def _delete_sql(table: str, keys: tuple[Column, ...]) -> LiteralString:
-    return f"DELETE FROM {table} USING ({_given(keys)}) AS given WHERE {_same(table, keys)}"
+@cache
+def _delete_sql(shape: Shape) -> LiteralString:
+    return f"DELETE FROM {shape.table} USING ({_given(shape.keys)}) AS given WHERE {_same(shape)}"
 
 
 @lru_cache(maxsize=1024)
@@ -198,19 +200,17 @@ class PostgresDialect(Dialect):
                 with self._connection.cursor() as cursor:
                     cursor.executemany(_positional(sql).encode(), rows)
 
-    def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
-        self._write(_insert_sql(table, tuple(columns)), self._arrays(columns, rows))
+    def insert(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
+        self._write(_insert_sql(shape), self._arrays(shape.columns, rows))
 
-    def upsert(self, table: str, columns: Sequence[Column], keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        self._write(_upsert_sql(table, tuple(columns), tuple(keys)), self._arrays(columns, rows))
+    def upsert(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
+        self._write(_upsert_sql(shape), self._arrays(shape.columns, rows))
 
-    def update(
-        self, table: str, columns: Sequence[Column], keys: Sequence[Column], rows: Sequence[Sequence[Any]]
-    ) -> None:
-        self._write(_update_sql(table, tuple(columns), tuple(keys)), self._arrays([*columns, *keys], rows))
+    def update(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
+        self._write(_update_sql(shape), self._arrays(shape.columns + shape.keys, rows))
 
-    def delete(self, table: str, keys: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
-        self._write(_delete_sql(table, tuple(keys)), self._arrays(keys, rows))
+    def delete(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
+        self._write(_delete_sql(shape), self._arrays(shape.keys, rows))
 
     def _arrays(self, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> list[Any]:
         return [self._array(values, kind) for (_, kind), values in zip(columns, zip(*rows, strict=True), strict=True)]

@@ -341,7 +341,7 @@ class Rollups:
         m = mapping(Rollup)
         chosen = [m.values(row) for row in rows if row.bucket_ms in better]
         if chosen:
-            self._db.insert(m.table, list(m.types.items()), chosen)
+            self._db.insert(m.shape, chosen)
         self._put_names(names)
         return len(better)
 

@@ -12,6 +12,7 @@ from typing import Any, Final, get_type_hints
 
 from capconduit.domain import model
 from capconduit.domain.record import from_values
+from capconduit.store.dialect import Shape
 
 # Of classes that every command loads; the others say it themselves, in KEY. What neither has is kept by its id.
 KEYS: Final[dict[type, tuple[str, ...]]] = {
@@ -44,6 +45,7 @@ class RowMapping:
     columns: tuple[str, ...]
     types: dict[str, str]  # of each column in SQL
     key: tuple[str, ...]
+    shape: Shape  # of whole rows
     select: str  # of all columns, without a condition
     load: Callable[[Sequence[Any]], Any]
     values: Callable[[Any], tuple[Any, ...]]
@@ -64,12 +66,15 @@ def _make_mapping(kind: type[Any]) -> RowMapping:
     columns = tuple(f.name for f in fields(kind))
     hints = get_type_hints(kind)
     table = TABLE_NAMES.get(kind) or _WORD.sub("_", kind.__name__).lower()
+    sql_types = {name: _sql_type(hints[name]) for name in columns}
+    key = KEYS.get(kind) or tuple(getattr(kind, "KEY", ("id",)))
     return RowMapping(
         table=table,
         columns=columns,
-        types={name: _sql_type(hints[name]) for name in columns},
+        types=sql_types,
         select=f"SELECT {', '.join(columns)} FROM {table}",  # noqa: S608 - names from our own classes
-        key=KEYS.get(kind) or tuple(getattr(kind, "KEY", ("id",))),
+        key=key,
+        shape=Shape(table, tuple(sql_types.items()), tuple((name, sql_types[name]) for name in key)),
         load=_loader(kind, hints),
         values=kept_values(kind, columns, hints),
     )

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import lru_cache
+from functools import cache
 from itertools import chain
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
@@ -21,12 +21,13 @@ from urllib.parse import quote
 
 from capconduit.errors import DatabaseError, Refused
 from capconduit.store.dialect import (
-    Column,
     Dialect,
     RetryTransaction,
+    Shape,
     delete_sql,
     insert_sql,
     update_sql,
+    upsert_sql,
     value_refused,
 )
 from capconduit.store.remembered import Remembered
@@ -55,39 +56,35 @@ class SqliteDialect(Dialect):
 
     for_update = ""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, translated: _Translated) -> None:
         self._connection = connection
-        self._path = path
+        self._translated = translated
 
     def queries(self, statements: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[Any]]:
-        with _translated(self._path):
+        with self._translated:
             return [self._connection.execute(sql, values).fetchall() for sql, values in statements]
 
-    def insert(self, table: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+    def insert(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
         """See Dialect. Short rows share a statement: each step of one gives other threads a turn and takes it back."""
-        one, several = _inserts(table, tuple(name for name, _ in columns))
-        shared = len(rows) - len(rows) % ROWS_AT_ONCE if len(columns) <= SHORT_ROW else 0
+        one, several = _inserts(shape)
+        shared = len(rows) - len(rows) % ROWS_AT_ONCE if len(shape.columns) <= SHORT_ROW else 0
         if shared:
             packs = [rows[at : at + ROWS_AT_ONCE] for at in range(0, shared, ROWS_AT_ONCE)]
             self.many(several, [tuple(chain.from_iterable(pack)) for pack in packs])
         if shared < len(rows):
             self.many(one, rows[shared:])
 
-    def upsert(self, table: str, columns: Sequence[Column], keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        names = [name for name, _ in columns]
-        sets = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
-        self.many(f"{insert_sql(table, names)} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}", rows)
+    def upsert(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
+        self.many(upsert_sql(shape), rows)
 
     def together(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def update(
-        self, table: str, columns: Sequence[Column], keys: Sequence[Column], rows: Sequence[Sequence[Any]]
-    ) -> None:
-        self.many(update_sql(table, columns, keys), rows)
+    def update(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
+        self.many(update_sql(shape), rows)
 
-    def delete(self, table: str, keys: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
-        self.many(delete_sql(table, keys), rows)
+    def delete(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
+        self.many(delete_sql(shape), rows)
 
     def estate_lock(self, *, alone: bool) -> Sequence[tuple[str, Mapping[str, Any]]]:  # noqa: ARG002
         """See Dialect. There is one writer at a time."""
@@ -98,11 +95,11 @@ class SqliteDialect(Dialect):
         return ()
 
     def query(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
-        with _translated(self._path):
+        with self._translated:
             return self._connection.execute(sql, dict(values)).fetchall()
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        with _translated(self._path):
+        with self._translated:
             self._connection.executemany(sql, rows)
 
     def any_of(self, column: str, name: str) -> str:
@@ -121,29 +118,43 @@ class SqliteDialect(Dialect):
         return {name: f"{{{','.join(members)}}}"}
 
 
-@lru_cache(maxsize=64)
-def _inserts(table: str, names: tuple[str, ...]) -> tuple[str, str]:
+@cache
+def _inserts(shape: Shape) -> tuple[str, str]:
     """INSERT of one row, and of ROWS_AT_ONCE."""
-    one = insert_sql(table, names)
-    return one, one + f", ({', '.join('?' * len(names))})" * (ROWS_AT_ONCE - 1)
+    one = insert_sql(shape.table, [name for name, _ in shape.columns])
+    return one, one + f", ({', '.join('?' * len(shape.columns))})" * (ROWS_AT_ONCE - 1)
 
 
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours."""
-    try:
-        yield
-    except sqlite3.IntegrityError as error:
-        raise _integrity(error) from error
-    except sqlite3.OperationalError as error:
+class _Translated:
+    """SQLite's errors as ours, around statements; a dozen times in a transaction, so no generator."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None and (ours := _ours(error, self._path)) is not None:
+            raise ours from error
+
+
+def _ours(error: BaseException, path: Path) -> Exception | None:
+    """The error of ours that says what one of SQLite's does; None for any other."""
+    if isinstance(error, sqlite3.IntegrityError):
+        return _integrity(error)
+    if isinstance(error, sqlite3.OperationalError):
         text = str(error)
         if "locked" in text or "busy" in text:
-            raise RetryTransaction(text) from error
-        raise DatabaseError("database-failed", f"{path}: {text}", _hint(text, path)) from error
-    except sqlite3.DatabaseError as error:
-        raise DatabaseError("database-failed", f"{path}: {error}", "restore a backup of the file") from error
-    except (OverflowError, UnicodeEncodeError) as error:
-        raise value_refused(error) from error
+            return RetryTransaction(text)
+        return DatabaseError("database-failed", f"{path}: {text}", _hint(text, path))
+    if isinstance(error, sqlite3.DatabaseError):
+        return DatabaseError("database-failed", f"{path}: {error}", "restore a backup of the file")
+    if isinstance(error, OverflowError | UnicodeEncodeError):
+        return value_refused(error)
+    return None
 
 
 def _integrity(error: sqlite3.IntegrityError) -> Refused | DatabaseError:
@@ -189,6 +200,7 @@ class SqliteStore(SqlStore):
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
         self.url = f"sqlite:///{path}"
+        self._translated = _Translated(path)
         self._create = create
         self._local = threading.local()
         self._all: list[_Connection] = []
@@ -211,17 +223,17 @@ class SqliteStore(SqlStore):
 
     def _within(self, connection: _Connection, *, write: bool, hurry: bool) -> Iterator[SqlTransaction]:
         remembered = connection.remembered
-        with _translated(self.path):
+        with self._translated:
             connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
             if hurry:
-                with _translated(self.path):
+                with self._translated:
                     remembered.check(connection.execute("PRAGMA data_version").fetchone()[0])
-            dialect = SqliteDialect(connection, self.path)
+            dialect = SqliteDialect(connection, self._translated)
             tx = SqlTransaction(dialect, write=write, remembered=remembered if hurry and write else None)
             yield tx
             tx.finish()
-            with _translated(self.path):
+            with self._translated:
                 connection.commit()
         except BaseException:
             remembered.forget()  # what failed was not kept; after an error nothing else is taken for granted either
@@ -234,7 +246,7 @@ class SqliteStore(SqlStore):
 
     def script(self, version: int, sql: str, after: Sequence[tuple[str, tuple[Any, ...]]]) -> bool:
         """See SqlStore."""
-        with self.transaction(write=True) as tx, _translated(self.path):
+        with self.transaction(write=True) as tx, self._translated:
             if _version(tx) >= version:
                 return False
             connection = self._connection()
@@ -277,7 +289,7 @@ class SqliteStore(SqlStore):
             raise DatabaseError("database-missing", f"there is no database {self.path}", "run `capconduit init` first")
         if self._create:
             _make_private(self.path)
-        with _translated(self.path):
+        with self._translated:
             connection = sqlite3.connect(
                 f"file:{quote(str(self.path))}?mode={'rwc' if self._create else 'rw'}",
                 uri=True,
@@ -300,7 +312,7 @@ class SqliteStore(SqlStore):
         """The settings of a connection. A new file becomes WAL once; SQLite does not wait for others in that moment."""
         for attempt in range(RETRIES + 1):
             try:
-                with _translated(self.path):
+                with self._translated:
                     connection.execute("PRAGMA journal_mode = WAL")
                     connection.execute("PRAGMA synchronous = FULL")
                     connection.execute("PRAGMA foreign_keys = ON")

@@ -29,7 +29,7 @@ from capconduit.domain.model import (
 )
 from capconduit.ids import ulid
 from capconduit.store import estates, pruning
-from capconduit.store.dialect import Column, Dialect, insert_sql
+from capconduit.store.dialect import Dialect, Shape, insert_sql
 from capconduit.store.notes import Notes
 from capconduit.store.remembered import Remembered, is_unused
 from capconduit.store.rooms import Rooms
@@ -82,14 +82,26 @@ _CHANGING: Final[dict[type, tuple[str, ...]]] = {
 
 
 @cache
-def _changing(kind: type) -> tuple[Sequence[Column], Sequence[Column], Callable[[Any], tuple[Any, ...]]]:
-    """The columns of `kind` that may change, those of its key, and the values of both."""
+def _changing(kind: type) -> tuple[Shape, Callable[[Any], tuple[Any, ...]]]:
+    """The columns of `kind` that may change, with those of its key; and the values of both."""
     m, names = mapping(kind), _CHANGING[kind]
-    columns, keys = tuple((name, m.types[name]) for name in names), tuple((name, m.types[name]) for name in m.key)
-    return columns, keys, kept_values(kind, (*names, *m.key))
+    shape = Shape(m.table, tuple((name, m.types[name]) for name in names), m.shape.keys)
+    return shape, kept_values(kind, (*names, *m.key))
 
 
-_PLACE_KEY: Final = ("call_id", "attempt", "cap_id")
+@cache
+def _all_but_keys(kind: type) -> Shape:
+    """Everything that an operator may change of a row; it is found by its key and its tenant."""
+    m = mapping(kind)
+    keys = (*m.key, "tenant_id")
+    others = tuple((name, m.types[name]) for name in m.columns if name not in keys)
+    return Shape(m.table, others, tuple((name, m.types[name]) for name in keys))
+
+
+# Rows that are removed, by their keys.
+_CALLS: Final = Shape("call", (), (("id", "text"),))
+_PLACES: Final = Shape("place", (), (("call_id", "text"), ("attempt", "bigint"), ("cap_id", "text")))
+_CALLERS: Final = Shape("recent_caller", (), (("campaign_id", "text"), ("caller", "text"), ("call_id", "text")))
 
 
 class SqlTransaction(Loading, Rooms, Transaction):
@@ -153,7 +165,7 @@ class SqlTransaction(Loading, Rooms, Transaction):
             self._must_write()
             self._touch(rows)
             m = mapping(type(rows[0]))
-            self._db.insert(m.table, list(m.types.items()), [m.values(row) for row in rows])
+            self._db.insert(m.shape, list(map(m.values, rows)))
             self._notes.take(rows)
 
     def update(self, row: object) -> None:
@@ -163,11 +175,10 @@ class SqlTransaction(Loading, Rooms, Transaction):
         if rows:
             self._must_write()
             self._touch(rows)
-            m = mapping(type(rows[0]))
-            keys = [*m.key, "tenant_id"]
-            names = [name for name in m.columns if name not in keys]
-            values = [tuple(getattr(row, name) for name in (*names, *keys)) for row in rows]
-            self._db.update(m.table, [(n, m.types[n]) for n in names], [(k, m.types[k]) for k in keys], values)
+            kind: type = type(rows[0])
+            shape = _all_but_keys(kind)
+            names = [name for name, _ in (*shape.columns, *shape.keys)]
+            self._db.update(shape, [tuple(getattr(row, name) for name in names) for row in rows])
 
     def delete(self, row: object) -> None:
         self._must_write()
@@ -228,11 +239,11 @@ class SqlTransaction(Loading, Rooms, Transaction):
         self._must_write()
         self.decided = books
         # Apart and first: the same caller may be remembered anew below.
-        self._remove("recent_caller", ("campaign_id", "caller", "call_id"), sorted(books.forgotten))
+        self._remove(_CALLERS, sorted(books.forgotten))
         with self._db.together():
             self._add_new(books)
             self._change(Call, [books.calls[i] for i in sorted(books.dirty_calls)])
-            self._remove("call", ("id",), [(i,) for i in sorted(books.ended_calls)])
+            self._remove(_CALLS, [(i,) for i in sorted(books.ended_calls)])
             self._change(Account, [books.accounts[i] for i in sorted(books.dirty_accounts)])
             self._upsert(TargetState, [books.targets[i] for i in sorted(books.dirty_targets)])
             self._upsert(RuleState, [books.rules[i] for i in sorted(books.dirty_rules)])
@@ -247,7 +258,7 @@ class SqlTransaction(Loading, Rooms, Transaction):
                 else:
                     kept.append(place)
             self._change(Place, kept)
-            self._remove("place", _PLACE_KEY, unused)
+            self._remove(_PLACES, unused)
             self._change(Hold, [books.holds[i] for i in sorted(books.dirty_holds)])
             self._upsert(RecentCaller, [books.callers[k] for k in sorted(books.dirty_callers)])
 
@@ -268,12 +279,12 @@ class SqlTransaction(Loading, Rooms, Transaction):
     def _change(self, kind: type, rows: Sequence[Any]) -> None:
         """Write what may change of rows that are there."""
         if rows:
-            columns, keys, values = _changing(kind)
-            self._db.update(mapping(kind).table, columns, keys, list(map(values, rows)))
+            shape, values = _changing(kind)
+            self._db.update(shape, list(map(values, rows)))
 
-    def _remove(self, table: str, keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def _remove(self, shape: Shape, rows: Sequence[Sequence[Any]]) -> None:
         if rows:
-            self._db.delete(table, [(name, "bigint" if name == "attempt" else "text") for name in keys], rows)
+            self._db.delete(shape, rows)
 
     def live_call_keys(self, tenant_id: str, **where: Any) -> Sequence[CallKey]:
         conditions = " AND ".join(["tenant_id = :tenant_id", *(f"{c} = :{c}" for c in where)])
@@ -387,8 +398,7 @@ class SqlTransaction(Loading, Rooms, Transaction):
     def put(self, kind: type, rows: Sequence[Sequence[Any]]) -> None:
         """Raw rows as `page` gave them."""
         self._must_write()
-        m = mapping(kind)
-        self._db.insert(m.table, list(m.types.items()), rows)
+        self._db.insert(mapping(kind).shape, rows)
 
     # --- statements ---------------------------------------------------------------------------------------------------
 
@@ -409,7 +419,7 @@ class SqlTransaction(Loading, Rooms, Transaction):
         if rows:
             self._must_write()
             m = mapping(kind)
-            self._db.insert(m.table, list(m.types.items()), [m.values(row) for row in rows])
+            self._db.insert(m.shape, list(map(m.values, rows)))
 
     def _insert(self, kind: type, rows: Sequence[Any]) -> None:
         if rows:
@@ -424,7 +434,7 @@ class SqlTransaction(Loading, Rooms, Transaction):
             self._must_write()
             self._touch(rows)
             m = mapping(kind)
-            self._db.upsert(m.table, list(m.types.items()), m.key, [m.values(row) for row in rows])
+            self._db.upsert(m.shape, list(map(m.values, rows)))
 
     def _update(self, kind: type, rows: Sequence[Any]) -> None:
         if rows:
