@@ -462,8 +462,8 @@ class _Connection(asyncio.Protocol):
         self._server.complain(logging.ERROR, "%s of AGI %s failed for channel %s", name, *self._name(), error=error)
 
     def _name(self) -> tuple[str, str]:
-        """Script and channel for the log; the channel's name comes from the wire."""
-        return self._request.script, ascii(self._request.env.get("agi_uniqueid", "")[:80])
+        """Script and channel for the log; the channel's id comes from the wire."""
+        return self._request.script, ascii(self._request.uniqueid[:80])
 
     # -- refusal ------------------------------------------------------------------------------------------------
 

@@ -107,7 +107,7 @@ class RouteHandler:
             attestation=argument(args, 6),
             stir_verdict=argument(args, 7),
             sip_call_id=argument(args, 8),
-            channel=clean(request.env.get("agi_channel", "")),
+            channel=clean(request.channel),
             arrived_ms=self._clock.now_ms(),
             until_mono_ms=self._clock.monotonic_ms() + self._deadline_ms,
         )

@@ -74,7 +74,7 @@ class SettleHandler:
             answered_for_ms=number(argument(args, 3)),
             hangup_cause=number(argument(args, 5)) or 0,
             hangup_source=argument(args, 6),
-            channel=clean(request.env.get("agi_channel", "")),
+            channel=clean(request.channel),
             leg=leg,
         )
         try:

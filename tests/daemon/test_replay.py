@@ -217,7 +217,7 @@ def ask_handler(tmp_path: Path, rule: Callable[[SettleReport], Any], *args: str)
 
     async def test(journal: Journal) -> None:
         handler = SettleHandler(Engine(rule), meter, journal, "n", lambda: 50, lambda: None)  # type: ignore[arg-type]
-        request = AgiRequest(script="settle", query={}, args=args, env={"agi_channel": "PJSIP/c-1"}, received_ns=0)
+        request = AgiRequest(script="settle", query={}, args=args, channel="PJSIP/c-1", uniqueid=args[0], received_ns=0)
         replies.append(await handler.handle(request))
 
     with_journal(tmp_path, test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,7 @@ from fastagi.agi_protocol import (
     MAX_HEADER_LINES,
     MAX_QUERY_FIELDS,
     MAX_REPLY_BYTES,
+    USUAL_ARGUMENTS,
     AgiRequest,
     AgiResult,
     HeaderFault,
@@ -43,8 +45,7 @@ def test_an_environment_becomes_a_request() -> None:
     assert read.script == "route"
     assert read.query == {}
     assert read.args == ("lab-1.1", "", "a,b", "C:D: E")
-    assert read.env["agi_type"] == "PJSIP"
-    assert read.env["agi_accountcode"] == ""
+    assert (read.channel, read.uniqueid) == ("PJSIP/trunk-00000001", "lab-1700000000.1")
     assert read.received_ns == 7
 
 
@@ -76,9 +77,9 @@ def test_an_argument_number_out_of_range_costs_nothing() -> None:
 
 
 def test_a_latin_1_name_does_not_kill_the_request() -> None:
-    read = request(environment("route", "x", name="Müller".encode("latin-1")))
-    assert read.env["agi_calleridname"] == "M\N{REPLACEMENT CHARACTER}ller"
-    assert read.args == ("x",)
+    assert request(environment("route", "x", name="Müller".encode("latin-1"))).args == ("x",)
+    read = request("agi_request: agi://h/x\nagi_arg_1: Müller\n\n".encode("latin-1"))
+    assert read.args == ("M\N{REPLACEMENT CHARACTER}ller",)
 
 
 def test_unicode_line_separators_are_no_line_ends() -> None:
@@ -86,7 +87,7 @@ def test_unicode_line_separators_are_no_line_ends() -> None:
 
 
 def test_a_line_without_a_colon_is_skipped() -> None:
-    assert request(environment("route", "x", name=b"Bob\nSmith")).env["agi_calleridname"] == "Bob"
+    assert request(environment("route", "x", name=b"Bob\nSmith")).args == ("x",)
 
 
 def test_a_value_without_its_space_is_a_value() -> None:
@@ -182,6 +183,32 @@ printable = st.text(st.characters(blacklist_characters="\n\r", blacklist_categor
 @given(st.lists(printable, max_size=12))
 def test_arguments_arrive_as_asterisk_had_them(args: list[str]) -> None:
     assert request(environment("route", *args)).args == tuple(args)
+
+
+# What a name could hold that was injected, or that a reader of Asterisk's own order might stumble over.
+injected = st.lists(
+    st.sampled_from(["\n", "\r", ": ", ":", "agi_arg_1: x", "agi_arg_3: x", "agi_threadid: 1", "agi_type: ", "x"])
+).map("".join)
+
+
+@given(st.lists(printable, max_size=2 * USUAL_ARGUMENTS), injected)
+def test_lines_in_asterisks_order_read_as_in_any_other(args: list[str], name: str) -> None:
+    lines = environment("route?a=b", *args, name=name.encode()).removesuffix(b"\n\n").split(b"\n")
+    assert parse_header(b"\n".join(lines), 0) == parse_header(b"\n".join(reversed(lines)), 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, USUAL_ARGUMENTS])
+def test_what_asterisk_writes_is_read_without_looking_at_each_line(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastagi.agi_protocol._read_lines", lambda _text: HeaderFault.NO_REQUEST)
+    assert request(environment("route", *map(str, range(count)))).args == tuple(map(str, range(count)))
+
+
+def test_what_only_begins_like_an_environment_takes_no_longer_than_its_length() -> None:
+    filling = MAX_HEADER_BYTES // 4
+    hostile = environment("x" * filling, "y" * filling, "z" * filling).removesuffix(b"\n\n") + b"\nno name"
+    began_s = time.thread_time()
+    assert isinstance(parse_header(hostile, 0), AgiRequest)
+    assert time.thread_time() - began_s < 0.1
 
 
 # -- replies ----------------------------------------------------------------------------------------------------------
