@@ -191,8 +191,7 @@ class Books:
             elif key not in self.new_attempts:
                 self.dirty_attempts.add(key)
             own[attempt.number] = attempt
-        for place in changes.places:
-            self._apply_place(place)
+        self._apply_places(changes.places)
         for hold in changes.holds:
             self._apply_hold(hold)
         for entry in changes.ledger:
@@ -232,7 +231,7 @@ class Books:
         counter = self.counters.get(key)
         if counter is None:
             counter = self.counters[key] = self.counter(tenant_id, key)
-        if (starts := self.buckets.get(key[0])) is not None:
+        if self.buckets and (starts := self.buckets.get(key[0])) is not None:
             starts.add(key[1])
         counter.used += used
         counter.in_flight += in_flight
@@ -255,29 +254,30 @@ class Books:
             else:
                 self.ended_calls.add(call_id)
 
-    def _apply_place(self, place: Place) -> None:
+    def _apply_places(self, places: list[Place]) -> None:
         """A place that is released is released once: a second release changes nothing."""
-        call_id, cap_id = place.call_id, place.cap_id
-        own_key, key = (place.attempt, cap_id), (call_id, place.attempt, cap_id)
-        own = self.places.get(call_id)
-        if own is None:
-            own = self.places[call_id] = {}
-        before, held_before = own.get(own_key), 0
-        if before is None:
-            self.new_places.add(key)
-        elif before.state is RELEASED:
-            return
-        else:
-            held_before = before.amount
-            if key not in self.new_places:
-                self.dirty_places.add(key)
-        own[own_key] = place
-        if place.state is RELEASED:
-            used, in_flight = place.counted, -held_before
-        else:
+        for place in places:
+            call_id, cap_id = place.call_id, place.cap_id
+            own_key = (place.attempt, cap_id)
+            own = self.places.get(call_id)
+            if own is None:
+                own = self.places[call_id] = {}
+            before = own.get(own_key)
+            if before is None:
+                held_before = 0
+                self.new_places.add((call_id, place.attempt, cap_id))
+            elif before.state is RELEASED:
+                continue
+            else:
+                held_before = before.amount
+                if (key := (call_id, place.attempt, cap_id)) not in self.new_places:
+                    self.dirty_places.add(key)
+            own[own_key] = place
             used, in_flight = 0, place.amount - held_before
-        if used or in_flight:
-            self._count(place.tenant_id, (cap_id, place.window_start_ms), used, in_flight)
+            if place.state is RELEASED:
+                used, in_flight = place.counted, -held_before
+            if used or in_flight:
+                self._count(place.tenant_id, (cap_id, place.window_start_ms), used, in_flight)
 
     def _apply_hold(self, hold: Hold) -> None:
         before = self.holds.get(hold.call_id)

@@ -60,9 +60,10 @@ def from_values(kind: type[Kind]) -> Callable[[Sequence[Any]], Kind]:
 
 
 @cache
-def _copier(kind: type[Any]) -> Callable[[Any], Any]:
+def copier(kind: type[Kind]) -> Callable[[Kind], Kind]:
+    """A function that makes a copy of a record."""
     lines = "".join(f" new.{name} = old.{name}\n" for name in _names(kind))
-    made: Callable[[Any], Any] = _written(kind, f"def written(old):\n new = blank_(kind_)\n{lines} return new")
+    made: Callable[[Kind], Kind] = _written(kind, f"def written(old):\n new = blank_(kind_)\n{lines} return new")
     return made
 
 
@@ -72,7 +73,7 @@ else:
 
     def replace(old: Kind, /, **changed: Any) -> Kind:
         """A copy of a record with some fields changed. dataclasses.replace does the same in ten times the time."""
-        new = _copier(type(old))(old)
+        new = copier(type(old))(old)
         for name in changed:
             setattr(new, name, changed[name])
         return new

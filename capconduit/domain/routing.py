@@ -41,6 +41,7 @@ from capconduit.vocab import (
     Strategy,
 )
 
+OF_CAMPAIGN = CapScope.CAMPAIGN  # asked for by each scope; Python 3.11 takes long to find a member of an enum
 CapPlace = tuple[ZonedCap, CounterKey]  # a cap with the counter that a place in it belongs to
 
 
@@ -103,7 +104,10 @@ def free_caps(
     places: list[CapPlace] = []
     full: ZonedCap | None = None
     for zoned in caps:
-        cap, key = zoned.cap, counter_key(zoned, now_ms)
+        cap = zoned.cap
+        from_ms, until_ms, key = zoned.recent[0]
+        if not from_ms <= now_ms < until_ms:
+            key = counter_key(zoned, now_ms)
         used, in_flight = taken(zoned, key, usage, now_ms)
         free = cap.limit_value - used - in_flight
         is_free = free >= (_least(cap.metric, need) if zoned.reserves else 1)
@@ -290,8 +294,10 @@ def _call_caps_free(
     offers = estate.offers(campaign)
     need = (min(offers.least_s, _ceiling_s(campaign)), offers.least_micros)
     for scope, caps in scopes:
-        if scope is CapScope.CAMPAIGN and not _campaign_open(decision, campaign, estate, now_ms):
+        if scope is OF_CAMPAIGN and not _campaign_open(decision, campaign, estate, now_ms):
             return False
+        if not caps:
+            continue
         places, full = free_caps(decision, caps, usage, now_ms, need, decision.room)
         if full is not None:
             code = RejectCode.CPS_LIMIT if full.cap.metric is CapMetric.CPS else RejectCode.CAP_REACHED

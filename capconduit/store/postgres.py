@@ -93,8 +93,8 @@ def array_text(values: Sequence[Any], kind: str, quoted: Callable[[Sequence[str]
     than element by element in the driver. `quoted` makes one of texts that cannot stand as they are."""
     if not values:
         return "{}"
-    if kind != "text":
-        return "{" + ",".join(["NULL" if v is None else str(v) for v in values]) + "}"
+    if kind != "text":  # numbers and booleans, which Python writes as PostgreSQL reads them
+        return "{" + repr([*values])[1:-1].replace("None", "NULL") + "}"
     try:
         joined = '","'.join(values)
     except TypeError:  # a NULL

@@ -13,12 +13,14 @@ from typing import Any, Final, NamedTuple
 
 from capconduit.domain.books import Books, CallKey, CounterKey
 from capconduit.domain.model import Account, Attempt, Call, Counter, Hold, Place, RuleState, TargetState
-from capconduit.domain.record import replace
+from capconduit.domain.record import copier
 from capconduit.vocab import PlaceState
 
 ROWS_MAX: Final = 20_000  # of each kind; beyond that everything is forgotten, and what is used is read again
 CALLS_MAX: Final = 2_000
 RELEASED: Final = PlaceState.RELEASED  # asked for by each place; Python 3.11 takes long to find a member of an enum
+
+_copied = copier(Counter)
 
 
 class LiveCall(NamedTuple):
@@ -86,7 +88,7 @@ class Remembered:
             if counter is None:
                 missing.append(key)
             else:
-                into[key] = replace(counter)
+                into[key] = _copied(counter)
         return missing
 
     def give_calls(self, keys: Sequence[CallKey], books: Books) -> list[CallKey]:
