@@ -101,7 +101,9 @@ class Remembered:
                 continue
             call, attempts, places, hold = known
             books.calls[call.id], books.call_ids[key] = call, call.id
-            books.attempts[call.id], books.places[call.id] = attempts, places
+            books.attempts[call.id] = attempts
+            if places:
+                books.places[call.id] = places
             if hold is not None:
                 books.holds[call.id] = hold
         return missing

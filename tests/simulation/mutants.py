@@ -277,24 +277,25 @@ def losers_stay_taken(patch: pytest.MonkeyPatch) -> None:
 def released_twice(patch: pytest.MonkeyPatch) -> None:
     """A place that was given back is given back again."""
 
-    def apply_place(self: books.Books, place: Any) -> None:
-        own = self.places.setdefault(place.call_id, {})
-        key = (place.attempt, place.cap_id)
-        before = own.get(key)
-        if before is None:
-            self.new_places.add((place.call_id, *key))
-        own[key] = place
-        self.dirty_places.add((place.call_id, *key))
-        held = before.amount if before else 0
-        released = place.state is PlaceState.RELEASED
-        self._count(
-            place.tenant_id,
-            (place.cap_id, place.window_start_ms),
-            place.counted if released else 0,
-            -held if released else place.amount - held,
-        )
+    def apply_places(self: books.Books, places: Any) -> None:
+        for place in places:
+            own = self.places.setdefault(place.call_id, {})
+            key = (place.attempt, place.cap_id)
+            before = own.get(key)
+            if before is None:
+                self.new_places.add((place.call_id, *key))
+            own[key] = place
+            self.dirty_places.add((place.call_id, *key))
+            held = before.amount if before else 0
+            released = place.state is PlaceState.RELEASED
+            self._count(
+                place.tenant_id,
+                (place.cap_id, place.window_start_ms),
+                place.counted if released else 0,
+                -held if released else place.amount - held,
+            )
 
-    patch.setattr(books.Books, "_apply_place", apply_place)
+    patch.setattr(books.Books, "_apply_places", apply_places)
     patch.setattr(books.Books, "open_places", lambda self, call_id: list(self.places.get(call_id, {}).values()))
 
 
