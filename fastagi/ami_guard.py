@@ -154,7 +154,9 @@ class GuardedProtocol(AMIProtocol):
                 self.on_oversized(data)
             elif (wanted := _WANTED.get(name)) is not None:
                 if self.factory is not None:
-                    self.factory.dispatch({"Event": wanted[0], **pick_fields(data, wanted[1])})
+                    fields = pick_fields(data, wanted[1])
+                    fields["Event"] = wanted[0]
+                    self.factory.dispatch(fields)
             else:
                 self.on_answer(data)
         except Exception:  # one message that panoramisk or we cannot handle must not cost the link

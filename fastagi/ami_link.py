@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
 from capconduit.asterisk.ami_codec import AmiRefused, AmiUnavailable
@@ -102,14 +102,9 @@ class AmiLink(AmiControl):
         """Events that the consumer has not taken yet."""
         return len(self._queue)
 
-    async def next_event(self) -> AmiEvent:
+    def next_event(self) -> Coroutine[Any, Any, AmiEvent]:
         """The next event, in the order of AMI; waits for one. For one consumer; safe to cancel."""
-        return await self._queue.get()
-
-    async def events(self) -> AsyncIterator[AmiEvent]:
-        """Every event from now on, without end."""
-        while True:
-            yield await self.next_event()
+        return self._queue.get()
 
     def start(self) -> None:
         """Run the link, and the second user's connection, as tasks of their own, until `close()`."""

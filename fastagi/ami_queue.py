@@ -23,7 +23,7 @@ class EventQueue:
         self._events: deque[AmiEvent] = deque()
         self._late: list[AmiEvent] = []  # the link's own words while the queue is full
         self._full = False
-        self._arrived = asyncio.Event()
+        self._arrived: asyncio.Future[None] | None = None  # while the consumer waits
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -36,7 +36,8 @@ class EventQueue:
         else:
             self._full = True
             self._put_late(event)
-        self._arrived.set()
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
 
     async def get(self) -> AmiEvent:
         """The next event; waits for one. Safe to cancel: nothing is lost."""
@@ -44,8 +45,8 @@ class EventQueue:
             if self._full:
                 self._empty_again()
                 continue
-            self._arrived.clear()
-            await self._arrived.wait()
+            self._arrived = asyncio.get_running_loop().create_future()
+            await self._arrived
         return self._events.popleft()
 
     def _empty_again(self) -> None:

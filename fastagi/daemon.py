@@ -277,7 +277,8 @@ class Daemon:
             ) from error
 
     async def _consume(self, link: AmiLink) -> None:
-        async for event in link.events():
+        while True:
+            event = await link.next_event()
             self._meter.on_event(event)
             self._reconciler.on_event(event)
 

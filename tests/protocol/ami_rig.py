@@ -48,7 +48,8 @@ class Rig:
         self.consuming = True
 
     async def consume(self) -> None:
-        async for event in self.link.events():
+        while True:
+            event = await self.link.next_event()
             self.got.append(event)
 
     def of(self, kind: type[E]) -> list[E]:

@@ -90,6 +90,18 @@ def test_get_waits_and_a_cancelled_get_loses_nothing() -> None:
     run(scenario())
 
 
+def test_events_that_come_in_one_breath_are_all_had_by_who_waits() -> None:
+    async def scenario() -> None:
+        queue = EventQueue(3)
+        waiting = asyncio.ensure_future(queue.get())
+        await asyncio.sleep(0)
+        queue.put(call(1))
+        queue.put(call(2))
+        assert [await waiting, await queue.get()] == [call(1), call(2)]
+
+    run(scenario())
+
+
 def test_a_queue_without_room_is_a_mistake() -> None:
     with pytest.raises(ValueError):
         EventQueue(0)
