@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from capconduit.domain.books import Books, CallKey, CounterKey
@@ -17,7 +18,7 @@ from capconduit.domain.record import copier
 from capconduit.vocab import PlaceState
 
 ROWS_MAX: Final = 20_000  # of each kind; beyond that everything is forgotten, and what is used is read again
-CALLS_MAX: Final = 2_000
+CALLS_MAX: Final = 500  # the newest: most that somebody asks about again within a second or so have just begun
 RELEASED: Final = PlaceState.RELEASED  # asked for by each place; Python 3.11 takes long to find a member of an enum
 
 _copied = copier(Counter)
@@ -55,7 +56,7 @@ class Remembered:
 
     def keep(self, books: Books) -> None:
         """These were written, and committed."""
-        if len(self.calls) > CALLS_MAX or len(self.counters) > ROWS_MAX or len(self.rows[TargetState]) > ROWS_MAX:
+        if len(self.counters) > ROWS_MAX or len(self.rows[TargetState]) > ROWS_MAX:
             self.forget()
         self.rows[Account].update(books.accounts)
         self.rows[TargetState].update(books.targets)
@@ -66,6 +67,8 @@ class Remembered:
             places = {at: place for at, place in own.items() if place.state is not RELEASED or place.counted}
             attempts = dict(books.attempts[call_id])
             self.calls[key] = LiveCall(books.calls[call_id], attempts, places, books.holds.get(call_id))
+        for key in list(islice(self.calls, max(len(self.calls) - CALLS_MAX, 0))):
+            del self.calls[key]
 
     def give_rows(self, kind: type, ids: Iterable[str], into: dict[str, Any]) -> list[str]:
         """Put those of `ids` that `into` lacks and that are known there; the others, in their order."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -413,9 +413,8 @@ class Link:
         self._closed = True
         self.cut()
 
-    async def events(self) -> AsyncIterator[AmiEvent]:
-        while True:
-            yield await self._events.get()
+    async def next_event(self) -> AmiEvent:
+        return await self._events.get()
 
     def _connect(self) -> None:
         """Connect now, or try again later; runs in the daemon's context."""

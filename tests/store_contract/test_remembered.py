@@ -20,7 +20,7 @@ from capconduit.vocab import CapMetric, CapScope, PlaceState, RejectCode
 from tests.store_contract.conftest import Opener
 from tests.store_contract.test_foreseeing import trips
 from tests.store_contract.test_same_as_pure import Twin
-from tests.unit.estate_builder import TENANT, Till, answer_of, attempt_of, route_of, settle_of, small_estate
+from tests.unit.estate_builder import NODE, TENANT, Till, answer_of, attempt_of, route_of, settle_of, small_estate
 
 STEPS = 40
 FUNDS = 100 * MICROS_PER_UNIT
@@ -147,11 +147,15 @@ def test_rows_change_in_the_books_of_their_own_transaction_only(url: str, opened
 
 def test_no_more_is_remembered_than_there_is_room_for(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered_module, "CALLS_MAX", 3)
-    most = 0
     for number in range(9):
         till.dial(route_of(f"u{number}"))
-        most = max(most, assert_stands(till) and len(known(till).calls))
-    assert most == 4
-    for number in range(9):
+        assert assert_stands(till)
+    assert [uniqueid for _, uniqueid in known(till).calls] == ["u6", "u7", "u8"]
+    assert known(till).rows[Account]
+    monkeypatch.setattr(remembered_module, "ROWS_MAX", 0)
+    till.dial(route_of("u9"))
+    assert assert_stands(till)
+    assert list(known(till).calls) == [(NODE, "u9")]
+    for number in range(10):
         assert till.ask(settle_of(f"u{number}")).first
     till.verify()
