@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from capconduit.clock import SystemClock
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(options.config, os.environ)
         set_up_logging(options.log_level or config.log.level, config.log.format, numbers=config.log.numbers)
         _raise_open_files()
+        _give_way()
         sys.setswitchinterval(SWITCH_S)
         gc.set_threshold(*COLLECT_AFTER)
         return _run(config, take_over=options.take_over)
@@ -48,6 +50,13 @@ def main(argv: list[str] | None = None) -> int:
         if error.hint:
             sys.stderr.write(f"hint: {error.hint}\n")
         return error.exit_code
+
+
+def _give_way() -> None:
+    """Be a batch process, which interrupts nobody when it wakes: not the threads of Asterisk that carry voice. Where the
+    machine is full we take a tenth less time, too: of what comes close together we hear once."""
+    with suppress(OSError):  # somebody has forbidden it; nothing depends on it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _run(config: Config, *, take_over: bool) -> int:

@@ -16,14 +16,14 @@ from typing import Final, Generic, TypeVar
 
 BATCH_MAX: Final = 256
 QUEUE_MAX: Final = 4_096
-CROWD: Final = 12  # as many do not wait for more
+CROWD: Final = 16  # as many do not wait for more
 CALLER_WAITS_S: Final = 0.001  # a caller hears nothing until then
 CHANNEL_WAITS_S: Final = 0.004  # the call is over, its channel waits
 NOBODY_WAITS_S: Final = 0.020
 BUSY_S: Final = 0.005  # since the last batch began: who waits must not make the next one wait as well
-RUSH_BATCHES: Final = 16  # so many within RUSH_S, and everything waits RUSH_FACTOR times as long
+RUSH_BATCHES: Final = 12  # so many within RUSH_S, and everything waits RUSH_FACTOR times as long
 RUSH_S: Final = 0.1
-RUSH_FACTOR: Final = 3
+RUSH_FACTOR: Final = 4
 
 Item = TypeVar("Item")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sqlite3
 from collections import Counter
@@ -235,6 +236,18 @@ def test_calls_of_an_asterisk_that_died_are_settled_at_their_last_known_life(tmp
         (cdr,) = rig.cdrs()
         assert cdr.witness.startswith(("asterisk-restart", "reconciler", "ami"))
         assert cdr.written_off_micros == 0
+
+    run(tmp_path, test)
+
+
+def test_no_thread_of_the_daemon_interrupts_asterisk(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        rig.fund("10")
+        await rig.route("u-1")  # the engine's thread is there
+        assert rig.process is not None
+        policies = [os.sched_getscheduler(int(thread)) for thread in os.listdir(f"/proc/{rig.process.pid}/task")]
+        assert len(policies) > 1
+        assert set(policies) == {os.SCHED_BATCH}
 
     run(tmp_path, test)
 
