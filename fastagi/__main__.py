@@ -37,11 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--log-level", default=None)
     parser.add_argument("--take-over", action="store_true")
     options = parser.parse_args(argv)
+    _give_way()  # before there is another thread: each has the policy of who began it
     try:
         config = load_config(options.config, os.environ)
         set_up_logging(options.log_level or config.log.level, config.log.format, numbers=config.log.numbers)
         _raise_open_files()
-        _give_way()
         sys.setswitchinterval(SWITCH_S)
         gc.set_threshold(*COLLECT_AFTER)
         return _run(config, take_over=options.take_over)
@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _give_way() -> None:
-    """Be a batch process, which interrupts nobody when it wakes: not the threads of Asterisk that carry voice. Where the
-    machine is full we take a tenth less time, too: of what comes close together we hear once."""
+    """Be a batch process, which interrupts nobody when it wakes: not the threads of Asterisk that carry voice. Where
+    the machine is full we take a tenth less time, too: of what comes close together we hear once."""
     with suppress(OSError):  # somebody has forbidden it; nothing depends on it
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 

@@ -240,12 +240,17 @@ def test_calls_of_an_asterisk_that_died_are_settled_at_their_last_known_life(tmp
     run(tmp_path, test)
 
 
+def policies_of(pid: int) -> list[int]:
+    """How the kernel schedules each thread of a process."""
+    return [os.sched_getscheduler(int(thread.name)) for thread in Path(f"/proc/{pid}/task").iterdir()]
+
+
 def test_no_thread_of_the_daemon_interrupts_asterisk(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         rig.fund("10")
         await rig.route("u-1")  # the engine's thread is there
         assert rig.process is not None
-        policies = [os.sched_getscheduler(int(thread)) for thread in os.listdir(f"/proc/{rig.process.pid}/task")]
+        policies = policies_of(rig.process.pid)
         assert len(policies) > 1
         assert set(policies) == {os.SCHED_BATCH}
 
