@@ -65,7 +65,7 @@ class Remembered:
         for key, call_id in books.call_ids.items():
             own = books.places.get(call_id, {})
             places = {at: place for at, place in own.items() if place.state is not RELEASED or place.counted}
-            attempts = dict(books.attempts[call_id])
+            attempts = dict(books.attempts.get(call_id, {}))  # what is committed must not fail for want of them
             self.calls[key] = LiveCall(books.calls[call_id], attempts, places, books.holds.get(call_id))
         for key in list(islice(self.calls, max(len(self.calls) - CALLS_MAX, 0))):
             del self.calls[key]
