@@ -60,7 +60,7 @@ class Needs:
     def caps(self, caps: Iterable[ZonedCap], now_ms: int) -> None:
         """Places may be taken in these caps, in the windows of now."""
         for zoned in caps:
-            from_ms, until_ms, key = zoned.recent[0]
+            from_ms, until_ms, key = zoned.recent[0]  # counter_key, but for a call that most do not need
             if not from_ms <= now_ms < until_ms:
                 key = counter_key(zoned, now_ms)
             if zoned.bucket_ms:

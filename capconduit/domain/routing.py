@@ -105,7 +105,7 @@ def free_caps(
     full: ZonedCap | None = None
     for zoned in caps:
         cap = zoned.cap
-        from_ms, until_ms, key = zoned.recent[0]
+        from_ms, until_ms, key = zoned.recent[0]  # counter_key, but for a call that most do not need
         if not from_ms <= now_ms < until_ms:
             key = counter_key(zoned, now_ms)
         used, in_flight = taken(zoned, key, usage, now_ms)
